@@ -1,0 +1,35 @@
+"""Interleaved timings: every variant in turn, round after round, so that a slow minute slows all of them alike."""
+
+import statistics
+import time
+
+TURN = 0.05  # seconds: a turn of a fast variant is as many calls as fill it
+
+
+def interleaved(variants, repeats):
+    """The median seconds of a call of each variant.
+
+    Args:
+        variants: Dict of names to functions without arguments.
+        repeats: int, how many turns each variant has, after it is warmed up.
+    """
+    calls = {name: _calls_in_a_turn(run) for name, run in variants.items()}
+    seconds = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            seconds[name].append(_seconds_a_call(run, calls[name]))
+    return {name: statistics.median(turns) for name, turns in seconds.items()}
+
+
+def _calls_in_a_turn(run):
+    """Warm up, and count how many calls fill a turn."""
+    for _ in range(2):  # the first compiles
+        run()
+    return max(int(TURN / _seconds_a_call(run, 1)), 1)
+
+
+def _seconds_a_call(run, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls

@@ -1,0 +1,32 @@
+"""N weight sets of one Keras 3 architecture as one model: one compiled graph, one `predict()`.
+
+See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
+"""
+
+from keras_multiweight import layers
+from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
+from keras_multiweight.model import MultiModel
+from keras_multiweight.packing.match import IncompatibleModelsError
+from keras_multiweight.packing.pack import pack
+from keras_multiweight.packing.replicate import replicate
+from keras_multiweight.registry import register_rule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EnsembleAverage",
+    "IncompatibleModelsError",
+    "MultiDense",
+    "MultiModel",
+    "MultiSparseLinear",
+    "layers",
+    "pack",
+    "register_rule",
+    "replicate",
+    "unpack",
+]
+
+
+def unpack(multi):
+    """All members of a MultiModel as ordinary Keras models, in order; their weights are bit-equal to what was packed."""
+    return multi.unpack()

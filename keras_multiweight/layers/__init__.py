@@ -1,0 +1,20 @@
+"""Layers with a member axis. They know nothing of packing and work in any Keras model."""
+
+from keras_multiweight.layers.aggregate import EnsembleAverage, EnsembleSpread, EnsembleVote
+from keras_multiweight.layers.any_layer import MapMembers
+from keras_multiweight.layers.attention import MultiGroupQueryAttention, MultiMultiHeadAttention
+from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.layers.conv import (
+    MultiConv1D,
+    MultiConv2D,
+    MultiConv3D,
+    MultiDepthwiseConv1D,
+    MultiDepthwiseConv2D,
+    MultiSeparableConv1D,
+    MultiSeparableConv2D,
+)
+from keras_multiweight.layers.dense import MultiDense, MultiEinsumDense
+from keras_multiweight.layers.embedding import MultiEmbedding
+from keras_multiweight.layers.norm import MultiBatchNormalization, MultiLayerNormalization
+from keras_multiweight.layers.rnn import MultiGRU, MultiLSTM, MultiSimpleRNN
+from keras_multiweight.layers.sparse import MultiSparseLinear, SparseLinear

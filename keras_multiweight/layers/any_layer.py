@@ -1,0 +1,62 @@
+"""MapMembers: N weight sets of any Keras layer at all."""
+
+import keras
+
+from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.layers.mapping import map_members
+from keras_multiweight.layers.plumbing import PACKAGE
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MapMembers(MultiLayer):
+    """N weight sets of any Keras layer, by calling it once with each member's weights.
+
+    The layer may hold other layers. It must compute with `keras.ops` and take its weights from Keras variables.
+
+    Args:
+        member: A Keras layer, of which a copy is taken.
+        num_members: int, N.
+        lowering: `"vectorized"` (default) maps the call over the members with `keras.ops.vectorized_map`, `"unrolled"`
+            lays N calls side by side in the graph: slower to trace, but it works for every layer on every backend.
+
+    Input shape:
+        `(B, N, ...)`, or `(B, ...)` with `shared_input=True`; as many tensors as the layer takes.
+
+    Output shape:
+        `(B, N, ...)` for each output.
+
+    Example:
+
+    ```python
+    layer = kmw.layers.MapMembers(keras.layers.LSTM(16), num_members=8, shared_input=True)
+    layer(np.zeros((32, 10, 4), "float32")).shape  # (32, 8, 16)
+    ```
+    """
+
+    member_class = keras.layers.Layer
+
+    def __init__(self, member, *, num_members, lowering="vectorized", **kwargs):
+        super().__init__(member=member, num_members=num_members, **kwargs)
+        self.lowering = lowering
+
+    def call(self, inputs, *args, mask=None, training=None, **kwargs):
+        if mask is not None:
+            kwargs["mask"] = mask
+        return self.run(self._map, inputs, *args, training=training, **kwargs)
+
+    def _map(self, *args, **kwargs):
+        return map_members(self, args, kwargs, self.lowering)
+
+    def get_config(self):
+        options = {name: getattr(self, name) for name in ("num_members", "member_axis", "shared_input", "lowering")}
+        member = keras.saving.serialize_keras_object(self.member)
+        member["config"] = self.member_config()
+        return {"member": member, "name": self.name, **options}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("member")), **config)
+
+
+MapMembers.__signature__ = None
+del MapMembers.__signature__

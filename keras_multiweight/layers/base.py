@@ -1,0 +1,354 @@
+"""MultiLayer: what a member axis does to one Keras layer.
+
+A `MultiLayer` keeps one ordinary Keras layer, the *member*, as the authority on everything that has no member axis: the
+arguments, the config, the shapes and the names of the weights. It owns one variable for each weight of the member, with
+the members along axis 0, and computes with these. A subclass writes only `call`.
+"""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_multiweight.configs import differences, layer_config
+from keras_multiweight.copies import copy_layer
+from keras_multiweight.layers import plumbing
+from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
+from keras_multiweight.layers.per_member import (
+    MemberActivityRegularizer,
+    MemberConstraint,
+    MemberDraws,
+    MemberRegularizer,
+    MemberValues,
+)
+
+OPTIONS = ("num_members", "member_axis", "shared_input")
+
+
+class _Hidden:
+    """What Keras must not track: the member is no sublayer, and its own weight values are neither saved nor trained."""
+
+    def __init__(self, member, num_members):
+        self.member = member
+        self.config = member.get_config()
+        self.weights = []
+        self.seeds = []
+        self.stack = plumbing.StackMembers(num_members)
+        self.fold = plumbing.FoldMembers(num_members)
+        self.unfold = plumbing.UnfoldMembers(num_members)
+        self.to_batch = plumbing.MembersToBatch(num_members)
+        self.to_members = plumbing.BatchToMembers(num_members)
+
+
+class MultiLayer(keras.layers.Layer):
+    """Base of the layers that hold N weight sets of one Keras layer.
+
+    Args:
+        *args: The arguments of `member_class`, as the subclass's signature says.
+        member: In place of these arguments: a Keras layer of `member_class`, of which a copy is taken.
+        num_members: int, N.
+        member_axis: Where the member axis of inputs and outputs is: 1 (default) for `(B, N, ...)`, 0 for `(N, B, ...)`,
+            -1 for members joined with the channels, `(B, ..., N*C)`, where a layer offers it.
+        shared_input: bool. The inputs have no member axis: all members read the same.
+        **kwargs: More arguments of `member_class`.
+    """
+
+    member_class = None
+    flat_weights = ()  # names of weights stored as (N*rows, ...) in place of (N, rows, ...)
+    member_axes = (0, 1)
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.member_class is not None:
+            cls.__signature__ = _joined_signature(cls.member_class)
+
+    def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, **kwargs):
+        name = kwargs.pop("name", None)
+        member = copy_layer(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
+        _check_options(type(self), member, num_members, member_axis)
+        super().__init__(name=name, trainable=member.trainable, dtype=member.dtype_policy)
+        self._hidden = _Hidden(member, num_members)
+        self.num_members = num_members
+        self.member_axis = member_axis
+        self.shared_input = shared_input
+        self.autocast = member.autocast
+        self.supports_masking = member.supports_masking
+        if member.activity_regularizer is not None:
+            self.activity_regularizer = MemberActivityRegularizer(member.activity_regularizer, num_members, member_axis)
+            member.activity_regularizer = None
+
+    @property
+    def member(self):
+        """The Keras layer that says what one member is. Its own weight values mean nothing."""
+        return self._hidden.member
+
+    @property
+    def stacked_weights(self):
+        """The variables with the members along axis 0, in the order of the member's `weights`."""
+        return list(self._hidden.weights)
+
+    @property
+    def stacked_seeds(self):
+        """The `(N, 2)` states of the member's seed generators."""
+        return list(self._hidden.seeds)
+
+    def __getattr__(self, name):
+        hidden = self.__dict__.get("_hidden")
+        if hidden is not None and name in hidden.config:
+            return getattr(hidden.member, name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    # ---- build ----
+
+    def __call__(self, *args, **kwargs):
+        if not self.built:
+            self._member_outputs(args, kwargs)  # builds the member, whatever its arguments are
+            self.build()
+        return super().__call__(*args, **kwargs)
+
+    def build(self, input_shape=None, values=None):
+        if not self.member.built:
+            self.member.build(self._member_shape(tuple(input_shape)))
+        values = values or MemberDraws(self.member, self.num_members)
+        for index, weight in enumerate(self.member.weights):
+            self._hidden.weights.append(self._add_stacked(weight, lambda k=index: values.value(k)))
+        draws = MemberDraws(self.member, self.num_members)
+        for state in seed_states(self.member):
+            self._hidden.seeds.append(self._add_stacked(state, lambda state=state: draws.seed(state)))
+        self.built = True
+
+    def _add_stacked(self, weight, value):
+        stacked_shape = (self.num_members, *weight.shape)
+        regularizer, constraint = getattr(weight, "regularizer", None), getattr(weight, "constraint", None)
+        name = _weight_name(weight, self.member)
+        variable = self.add_weight(
+            shape=(stacked_shape[0] * stacked_shape[1], *stacked_shape[2:]) if name in self.flat_weights else stacked_shape,
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.reshape(value(), shape), dtype=dtype),
+            dtype=weight.dtype,
+            trainable=_is_trainable(weight, self.member),
+            autocast=False,  # each computation casts for itself, as its member does
+            regularizer=regularizer and MemberRegularizer(regularizer, stacked_shape),
+            constraint=constraint and MemberConstraint(constraint, stacked_shape),
+            name=name,
+        )
+        if not hasattr(type(self), name):
+            setattr(self, name, variable)
+        return variable
+
+    # ---- members in and out ----
+
+    @classmethod
+    def from_member_layers(cls, layers, **options):
+        """Join N built Keras layers into one layer.
+
+        Args:
+            layers: List of N built layers of one class, with equal configs (names aside) and equal weight shapes.
+            **options: `member_axis`, `shared_input`, `name`.
+
+        Returns:
+            A built layer whose `member_layer(i)` has the weights of `layers[i]`.
+
+        Raises:
+            ValueError: No layers, unbuilt ones, or layers that differ in more than the values of their weights.
+
+        Example:
+
+        ```python
+        trained = [model.get_layer("hidden") for model in models]
+        multi = kmw.layers.MultiDense.from_member_layers(trained)
+        ```
+        """
+        layers = list(layers)
+        _check_alike(layers)
+        stacks = [np.stack(values) for values in zip(*(layer.get_weights() for layer in layers))]
+        return cls.from_stacked(layers[0], stacks, len(layers), **options)
+
+    @classmethod
+    def from_stacked(cls, member, stacks, num_members, **options):
+        """Build from a built Keras layer and, for each of its weights, the `(N, ...)` array of the members' values.
+
+        The list `stacks` is emptied while the variables are made, so that no value is held twice.
+        """
+        layer = cls(member=member, num_members=num_members, **options)
+        layer.member.build_from_config(member.get_build_config())
+        layer.build(values=MemberValues(stacks))
+        return layer
+
+    def member_layer(self, i):
+        """Member `i` as an ordinary built Keras layer with its weights."""
+        if not self.built:
+            raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
+        layer = copy_layer(self.member, self.member_config())
+        layer.build_from_config(self.member.get_build_config())
+        layer.set_weights([self.member_value(index, i) for index in range(len(self._hidden.weights))])
+        return layer
+
+    def member_value(self, index, i):
+        """The value of the member's weight number `index` in member `i`, as a NumPy array."""
+        variable, weight = self._hidden.weights[index], self.member.weights[index]
+        rows = variable.shape[0] // self.num_members
+        i = range(self.num_members)[i]
+        return np.reshape(ops.convert_to_numpy(variable.value[i * rows : (i + 1) * rows]), weight.shape)
+
+    def member_config(self):
+        """The config of the member, an ordinary Keras layer."""
+        return {**self._hidden.config, "trainable": self.trainable}
+
+    # ---- call ----
+
+    def run(self, compute, *args, **kwargs):
+        """Call `compute` with the members first in all tensors, and bring its outputs back to this layer's member axis.
+
+        With `shared_input` the tensors come as they are, `(B, ...)`. With `member_axis=-1` nothing is moved.
+        """
+        if self.member_axis == 1 and not self.shared_input:
+            args, kwargs = _map_tensors(lambda x: ops.moveaxis(x, 1, 0), (args, kwargs))
+        outputs = compute(*args, **kwargs)
+        if self.member_axis == 1:
+            outputs = _map_tensors(lambda x: ops.moveaxis(x, 0, 1), outputs)
+        return outputs
+
+    def map_members(self, *args, **kwargs):
+        """Compute by calling the member once with each member's weights, mapped by the backend."""
+        return map_members(self, args, kwargs)
+
+    def call(self, *args, **kwargs):
+        return self.run(self.map_members, *args, **kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return tree.map_structure(self._stacked_spec, self._member_outputs(args, kwargs))
+
+    def compute_output_shape(self, input_shape):
+        return self._stacked_spec(keras.KerasTensor(self.member.compute_output_shape(self._member_shape(input_shape)))).shape
+
+    def compute_mask(self, inputs, previous_mask=None):
+        overrides = type(self.member).compute_mask is not keras.layers.Layer.compute_mask
+        if self.member_axis == -1 or (previous_mask is None and not overrides):
+            return None
+        if not overrides:
+            return _map_tensors(self._spread_mask, previous_mask) if self.shared_input else previous_mask
+        inputs, previous_mask = _map_tensors(self._to_rows, (inputs, previous_mask))
+        return _map_tensors(self._from_rows, self.member.compute_mask(inputs, previous_mask))
+
+    def _spread_mask(self, mask):
+        """(B, ...) -> (N, B, ...) or (B, N, ...)"""
+        mask = self._hidden.stack(mask)
+        return self._hidden.to_batch(mask) if self.member_axis == 1 else mask
+
+    def _to_rows(self, x):
+        """With a member axis: -> (N*B, ...)"""
+        if self.shared_input:
+            return x
+        return self._hidden.fold(self._hidden.to_members(x) if self.member_axis == 1 else x)
+
+    def _from_rows(self, x):
+        if self.shared_input:
+            return self._spread_mask(x)
+        x = self._hidden.unfold(x)
+        return self._hidden.to_batch(x) if self.member_axis == 1 else x
+
+    def get_config(self):
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return {**self.member_config(), "name": self.name, **options}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        options = {name: config.pop(name) for name in (*OPTIONS, "name") if name in config}
+        return cls(member=cls.member_class.from_config(config), **options)
+
+    def get_build_config(self):
+        return {"member": self.member.get_build_config()} if self.built else None
+
+    def build_from_config(self, config):
+        self.member.build_from_config(config["member"])
+        self.build()
+
+    # ---- shapes ----
+
+    def _member_outputs(self, args, kwargs):
+        """What one member gives for these arguments, as KerasTensors."""
+        args, kwargs = _map_tensors(self._member_spec, (args, kwargs))
+        return self.member(*args, **accepted(self.member, kwargs))
+
+    def _member_spec(self, x):
+        return keras.KerasTensor(self._member_shape(tuple(x.shape)), keras.backend.standardize_dtype(x.dtype))
+
+    def _member_shape(self, shape):
+        """The shape of one member's part of a tensor."""
+        if self.shared_input:
+            return shape
+        if self.member_axis == -1:
+            return (*shape[:-1], shape[-1] // self.num_members)
+        if len(shape) <= self.member_axis or shape[self.member_axis] != self.num_members:
+            raise ValueError(
+                f"Axis {self.member_axis} of an input must hold the {self.num_members} members, unless "
+                f"shared_input=True. Received: shape {shape} (layer '{self.name}')."
+            )
+        return shape[: self.member_axis] + shape[self.member_axis + 1 :]
+
+    def _stacked_spec(self, x):
+        shape = tuple(x.shape)
+        if self.member_axis == -1:
+            return keras.KerasTensor((*shape[:-1], shape[-1] * self.num_members), x.dtype)
+        return keras.KerasTensor((*shape[: self.member_axis], self.num_members, *shape[self.member_axis :]), x.dtype)
+
+
+def _map_tensors(fn, structure):
+    return tree.map_structure(lambda x: fn(x) if is_tensor(x) else x, structure)
+
+
+def _weight_name(weight, member):
+    """The name of a weight, with the names of the sublayers that it is in: `query_kernel`."""
+    path = weight.path.removeprefix(f"{member.path}/") if member.path else weight.name
+    return path.replace("/", "_")
+
+
+def _is_trainable(weight, member):
+    """Whether a weight trains when its layer does; a frozen layer's kernel is still a trainable weight of a frozen layer."""
+    if member.trainable:
+        return weight.trainable
+    member.trainable = True
+    trainable, member.trainable = weight.trainable, False
+    return trainable
+
+
+def _joined_signature(member_class):
+    """The member's signature with the options of a MultiLayer, for `help` and editors."""
+    own = [p for p in inspect.signature(MultiLayer.__init__).parameters.values() if p.name in OPTIONS]
+    theirs = list(inspect.signature(member_class).parameters.values())
+    keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+    positional = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
+    return inspect.Signature(positional + keyword_only + [p for p in theirs if p.kind is p.VAR_KEYWORD])
+
+
+def _check_options(cls, member, num_members, member_axis):
+    if not isinstance(num_members, int) or num_members < 1:
+        raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
+    if member_axis not in cls.member_axes:
+        raise ValueError(f"member_axis of {cls.__name__} must be in {cls.member_axes}. Received: {member_axis}.")
+    if member.quantization_mode is not None or getattr(member, "lora_enabled", False):
+        raise ValueError(
+            "A quantized or LoRA layer cannot hold members: its extra variables have no member axis. "
+            f"Received: '{member.name}'. Pack the model before it is quantized, or merge its LoRA weights first."
+        )
+
+
+def _check_alike(layers):
+    if not layers:
+        raise ValueError("from_member_layers needs at least one layer. Received: an empty list.")
+    for i, layer in enumerate(layers):
+        if not getattr(layer, "built", False):
+            raise ValueError(f"The members must be built Keras layers. Received: {layer!r} as member {i}.")
+        for key, expected, received in differences(layer_config(layers[0]), layer_config(layer)):
+            raise ValueError(
+                "The members must have equal configs. "
+                f"Received: {key}={expected!r} in member 0 and {key}={received!r} in member {i} ('{layer.name}')."
+            )
+        shapes = [tuple(w.shape) for w in layer.weights], [tuple(w.shape) for w in layers[0].weights]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The members must have equal weight shapes. Received: {shapes[1]} in member 0 and {shapes[0]} in "
+                f"member {i} ('{layer.name}')."
+            )

@@ -1,0 +1,113 @@
+"""Run any Keras layer once a member: mapped over the members' weights, or unrolled."""
+
+import inspect
+
+import keras
+from keras import ops, tree
+
+from keras_multiweight.layers.plumbing import stack_shared
+
+
+def is_tensor(x):
+    return isinstance(x, keras.KerasTensor) or ops.is_tensor(x)
+
+
+def map_members(layer, args, kwargs, lowering="vectorized"):
+    """Call the member of a `MultiLayer` once with each member's weights.
+
+    Args:
+        layer: A built `MultiLayer`.
+        args, kwargs: What the member is called with. Tensors are `(N, B, ...)`, or `(B, ...)` if `layer.shared_input`.
+        lowering: `"vectorized"` maps with `keras.ops.vectorized_map`; `"unrolled"` lays N calls side by side.
+
+    Returns:
+        The member's outputs with the members first, in the same structure. Weights that the call assigned (moving
+        statistics, seed states) are assigned in `layer`.
+    """
+    flat = tree.flatten((args, kwargs))
+    tensors = [] if layer.shared_input else [x for x in flat if is_tensor(x)]
+    variables = layer.stacked_weights + layer.stacked_seeds
+    originals = layer.member.weights + seed_states(layer.member)
+    values = [ops.reshape(v, (layer.num_members, *original.shape)) for v, original in zip(variables, originals)]
+    call = _MemberCall(layer, args, kwargs)
+    if not tensors and not values:  # all members compute the same
+        outputs, _ = call([[], []])
+        return tree.map_structure(lambda x: stack_shared(x, layer.num_members), outputs)
+    if lowering == "vectorized":
+        outputs, updates = ops.vectorized_map(call, [tensors, values])
+    else:
+        outputs, updates = _unrolled(call, tensors, values, layer.num_members)
+    for index, update in zip(call.assigned, updates):
+        variables[index].assign(ops.reshape(update, variables[index].shape))
+    return outputs
+
+
+class CarryMask(keras.layers.Layer):
+    """Puts a mask on a tensor."""
+
+    def __init__(self):
+        super().__init__(name="carry_mask")
+        self.autocast = False
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs, mask=None):
+        return inputs
+
+
+class _MemberCall:
+    """One member's call as a pure function of its tensors and weights."""
+
+    def __init__(self, layer, args, kwargs):
+        self.layer = layer
+        self.structure = (args, kwargs)
+        self.assigned = []  # which variables the call assigns, known once it has run
+
+    def __call__(self, elements):
+        tensors, values = elements
+        args, kwargs = self._filled(tensors)
+        originals = self.layer.member.weights + seed_states(self.layer.member)
+        with keras.StatelessScope(list(zip(originals, values))) as scope:
+            before = [scope.get_current_value(v) for v in originals]
+            outputs = self._call_member(args, kwargs)
+            after = [scope.get_current_value(v) for v in originals]
+        self.assigned = [i for i, (old, new) in enumerate(zip(before, after)) if new is not old]
+        return outputs, [after[i] for i in self.assigned]
+
+    def _call_member(self, args, kwargs):
+        """With masks as arguments and on the tensors: some layers read only what is on the tensor."""
+        member, carry = self.layer.member, CarryMask()
+        kwargs = accepted(member, kwargs)
+        names = list(inspect.signature(member.call).parameters)
+        arguments = {**dict(zip(names, args)), **kwargs}
+        for name, x in arguments.items():
+            mask = kwargs.get(f"{name}_mask", kwargs.get("mask") if name == names[0] else None)
+            if is_tensor(x) and is_tensor(mask):
+                arguments[name] = carry(x, mask=mask)
+        args = [arguments.pop(name) for name in names[: len(args)]]
+        return member(*args, **arguments)
+
+    def _filled(self, tensors):
+        if self.layer.shared_input:
+            return self.structure
+        supply = iter(tensors)
+        return tree.map_structure(lambda x: next(supply) if is_tensor(x) else x, self.structure)
+
+
+def _unrolled(call, tensors, values, num_members):
+    results = [call([[t[i] for t in tensors], [v[i] for v in values]]) for i in range(num_members)]
+    return tree.map_structure(lambda *xs: ops.stack(xs), *results)
+
+
+def seed_states(layer):
+    """The states of a layer's seed generators: in `variables`, not in `weights`."""
+    weights = {id(v) for v in layer.weights}
+    return [v for v in layer.variables if id(v) not in weights]
+
+
+def accepted(layer, kwargs):
+    """Without the arguments that the layer's `call` does not know (`mask`, `training`)."""
+    parameters = inspect.signature(layer.call).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return kwargs
+    return {key: value for key, value in kwargs.items() if key in parameters}

@@ -1,0 +1,112 @@
+"""Initial values, regularisers and constraints that act on each member alone.
+
+Two traps live here. An initialiser called on `(N, in, out)` takes its fans from the wrong axes, and an initialiser
+object gives the same values at every call. And `MaxNorm` and its kin take their norms over axis 0, the member axis.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class MemberDraws:
+    """The initial values of N members, each drawn on the member's own shapes by a fresh copy of the layer."""
+
+    def __init__(self, member, num_members):
+        self.member = member
+        self.num_members = num_members
+        self._layers = None
+
+    def value(self, index):
+        """The `(N, ...)` initial values of weight number `index`."""
+        return np.stack([ops.convert_to_numpy(layer.weights[index]) for layer in self._drawn()])
+
+    def seed(self, state):
+        """`(N, 2)` states of a seed generator, one a member."""
+        seeds = np.random.SeedSequence(int(ops.convert_to_numpy(state)[0])).generate_state(self.num_members, np.uint32)
+        return np.stack([seeds & 0x7FFFFFFF, np.zeros_like(seeds)], axis=1)
+
+    def _drawn(self):
+        if self._layers is None:
+            self._layers = [self._draw(i) for i in range(self.num_members)]
+        return self._layers
+
+    def _draw(self, i):
+        config = reseeded(self.member.get_config(), i) if i else self.member.get_config()
+        layer = type(self.member).from_config(config)
+        layer.build_from_config(self.member.get_build_config())
+        return layer
+
+
+class MemberValues:
+    """Initial values that are known: one `(N, ...)` array for each weight."""
+
+    def __init__(self, stacks):
+        self.stacks = stacks
+
+    def value(self, index):
+        value, self.stacks[index] = self.stacks[index], None  # free the array as soon as the variable has it
+        return value
+
+
+def reseeded(config, i):
+    """A config whose fixed seeds are replaced by seeds of member `i`, so that no two members draw the same."""
+    if isinstance(config, dict):
+        return {key: _seed_of(item, i) if key == "seed" else reseeded(item, i) for key, item in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [reseeded(item, i) for item in config]
+    return config
+
+
+def _seed_of(seed, i):
+    if not isinstance(seed, int):
+        return seed
+    return int(np.random.SeedSequence((seed, i)).generate_state(1)[0] & 0x7FFFFFFF)
+
+
+class MemberRegularizer(keras.Regularizer):
+    """The sum over members of a regulariser on each member's own weight."""
+
+    def __init__(self, regularizer, stacked_shape):
+        self.regularizer = regularizer
+        self.stacked_shape = stacked_shape  # (N, ...)
+
+    def __call__(self, x):
+        if type(self.regularizer) in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
+            return self.regularizer(x)  # sums over all numbers anyway
+        return sum(self.regularizer(w) for w in ops.unstack(ops.reshape(x, self.stacked_shape)))
+
+
+class MemberConstraint(keras.constraints.Constraint):
+    """A constraint on each member's own weight."""
+
+    def __init__(self, constraint, stacked_shape):
+        self.constraint = constraint
+        self.stacked_shape = stacked_shape  # (N, ...)
+
+    def __call__(self, w):
+        w = ops.convert_to_tensor(w)
+        constrained = ops.vectorized_map(self.constraint, ops.reshape(w, self.stacked_shape))
+        return ops.reshape(constrained, ops.shape(w))
+
+
+class MemberActivityRegularizer:
+    """The sum over members of an activity regulariser, in a form that Keras may divide by the first dimension.
+
+    Keras divides what comes from here by `shape[0]`, which is N, not B, when the members come first.
+    """
+
+    def __init__(self, regularizer, num_members, member_axis):
+        self.regularizer = regularizer
+        self.num_members = num_members
+        self.member_axis = member_axis
+
+    def __call__(self, outputs):
+        if self.member_axis == -1:
+            outputs = ops.reshape(outputs, (*ops.shape(outputs)[:-1], self.num_members, -1))
+        members_first = ops.moveaxis(outputs, (-2 if self.member_axis == -1 else self.member_axis), 0)
+        total = sum(self.regularizer(members_first[i]) for i in range(self.num_members))
+        if self.member_axis != 0:
+            return total
+        rows = ops.cast(ops.shape(outputs)[1], total.dtype)
+        return total * self.num_members / rows

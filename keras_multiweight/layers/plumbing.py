@@ -1,0 +1,145 @@
+"""Weightless layers that move the member axis. N members, B rows, C channels."""
+
+import keras
+from keras import ops
+
+PACKAGE = "keras_multiweight"
+
+
+class _Plumbing(keras.layers.Layer):
+    """Moves the member axis of one tensor, and of its mask, which is in the same layout."""
+
+    def __init__(self, num_members, **kwargs):
+        super().__init__(**kwargs)
+        self.num_members = num_members
+        self.autocast = False
+        self.supports_masking = True
+        self.built = True
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), inputs.dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        if previous_mask is None:
+            return None
+        if isinstance(previous_mask, keras.KerasTensor):
+            return type(self)(self.num_members)(previous_mask)
+        return self.call(previous_mask)
+
+    def get_config(self):
+        return {**super().get_config(), "num_members": self.num_members}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StackMembers(_Plumbing):
+    """SHARED `(B, ...)` to STACKED `(N, B, ...)`: every member gets the same rows."""
+
+    def call(self, inputs):
+        return stack_shared(inputs, self.num_members)
+
+    def compute_output_shape(self, input_shape):
+        return (self.num_members, *input_shape)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FoldMembers(_Plumbing):
+    """STACKED `(N, B, ...)` to FOLDED `(N*B, ...)`: members become rows. Free of cost."""
+
+    def call(self, inputs):
+        return fold(inputs)
+
+    def compute_output_shape(self, input_shape):
+        rows = input_shape[1]
+        return (rows and self.num_members * rows, *input_shape[2:])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UnfoldMembers(_Plumbing):
+    """FOLDED `(N*B, ...)` to STACKED `(N, B, ...)`. Free of cost."""
+
+    def call(self, inputs):
+        return unfold(inputs, self.num_members)
+
+    def compute_output_shape(self, input_shape):
+        rows = input_shape[0]
+        return (self.num_members, rows and rows // self.num_members, *input_shape[1:])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GroupMembers(_Plumbing):
+    """STACKED `(N, B, ..., C)` to GROUPED `(B, ..., N*C)`: members become channels. Masks do not come along."""
+
+    def call(self, inputs):
+        return group(inputs)
+
+    def compute_output_shape(self, input_shape):
+        channels = input_shape[-1]
+        return (*input_shape[1:-1], channels and self.num_members * channels)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UngroupMembers(_Plumbing):
+    """GROUPED `(B, ..., N*C)` to STACKED `(N, B, ..., C)`."""
+
+    def call(self, inputs):
+        return ungroup(inputs, self.num_members)
+
+    def compute_output_shape(self, input_shape):
+        return (self.num_members, *input_shape[:-1], input_shape[-1] // self.num_members)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MembersToBatch(_Plumbing):
+    """STACKED `(N, B, ...)` to `(B, N, ...)`, the border of every packed model: Keras slices and joins axis 0."""
+
+    def call(self, inputs):
+        return ops.moveaxis(inputs, 0, 1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[1], input_shape[0], *input_shape[2:])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BatchToMembers(_Plumbing):
+    """`(B, N, ...)` to STACKED `(N, B, ...)`, for inputs that differ from member to member."""
+
+    def call(self, inputs):
+        return ops.moveaxis(inputs, 1, 0)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[1], input_shape[0], *input_shape[2:])
+
+
+def stack_shared(x, num_members):
+    """(B, ...) -> (N, B, ...)"""
+    return ops.broadcast_to(ops.expand_dims(x, 0), (num_members, *ops.shape(x)))
+
+
+def fold(x):
+    """(N, B, ...) -> (N*B, ...)"""
+    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+
+
+def unfold(x, num_members):
+    """(N*B, ...) -> (N, B, ...)"""
+    return ops.reshape(x, (num_members, -1, *ops.shape(x)[1:]))
+
+
+def group(x):
+    """(N, B, ..., C) -> (B, ..., N*C), member-major"""
+    x = ops.moveaxis(x, 0, -2)  # (B, ..., N, C)
+    shape = ops.shape(x)
+    return ops.reshape(x, (*shape[:-2], shape[-2] * shape[-1]))
+
+
+def ungroup(x, num_members):
+    """(B, ..., N*C) -> (N, B, ..., C)"""
+    shape = ops.shape(x)
+    x = ops.reshape(x, (*shape[:-1], num_members, shape[-1] // num_members))  # (B, ..., N, C)
+    return ops.moveaxis(x, -2, 0)

@@ -1,0 +1,180 @@
+"""MultiModel: N weight sets of one architecture as one Keras model."""
+
+import math
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_multiweight.copies import copy_model
+from keras_multiweight.layers.aggregate import EnsembleAverage
+from keras_multiweight.layers.plumbing import PACKAGE
+from keras_multiweight.plan import Plan
+
+BATCH_NUMBERS = 16_000_000  # activations of one batch of `predict`, in numbers, when no batch size is given
+
+
+class _Hidden:
+    """What Keras must not track: the template is no sublayer of the packed model."""
+
+    def __init__(self, member, settings):
+        self.member = member
+        self.settings = settings  # plain values, as they are saved
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MultiModel(keras.Model):
+    """N models of one architecture in one graph. Made by `pack` and `replicate`, not by hand.
+
+    Called on the inputs of one member, it gives for each output of the member, in the same structure, the answers of all
+    members, `(B, N, ...)`. It is saved and loaded like any Keras model, after `import keras_multiweight`.
+
+    Attributes:
+        num_members: N.
+        member_names: How messages call the members: file paths, or model names.
+        member_seeds: The seeds that `replicate` drew the members with, or None.
+
+    Example:
+
+    ```python
+    multi = kmw.pack(models)
+    multi.predict(x)[:, 3]  # what models[3].predict(x) gives
+    multi.save("packed.keras")
+    ```
+    """
+
+    def __init__(self, inputs, outputs, *, member, member_names, slots, plan, member_seeds=None, **kwargs):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        settings = {"member_names": member_names, "member_seeds": member_seeds, "slots": slots, "plan": plan}
+        self._hidden = _Hidden(member, settings)
+
+    @property
+    def num_members(self):
+        return len(self._hidden.settings["member_names"])
+
+    @property
+    def member_names(self):
+        return list(self._hidden.settings["member_names"])
+
+    @property
+    def member_seeds(self):
+        return self._hidden.settings["member_seeds"]
+
+    def plan(self):
+        """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
+        return Plan(self._hidden.settings["plan"], self.num_members)
+
+    # ---- members ----
+
+    def member(self, i):
+        """Member `i` as an ordinary Keras model, with the weights that it has here, bit for bit.
+
+        Raises:
+            IndexError: There is no member `i`. Negative numbers count from the end.
+        """
+        if not -self.num_members <= i < self.num_members:
+            raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
+        model = copy_model(self._hidden.member)
+        model.set_weights(self.member_weights(i))
+        return model
+
+    def member_weights(self, i):
+        """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
+        return [self.get_layer(name).member_value(index, i) for name, index in self.weight_places()]
+
+    def weight_places(self):
+        """For each weight of a single model, in order: the name of the layer here and the index in its `stacked_weights`."""
+        return [tuple(place) for place in self._hidden.settings["slots"]]
+
+    def unpack(self):
+        """All members as ordinary Keras models, in order."""
+        return [self.member(i) for i in range(self.num_members)]
+
+    def average(self, **options):
+        """A Keras model whose outputs are the averages over the members. It shares this model's layers and weights.
+
+        Args:
+            **options: Arguments of `EnsembleAverage`, for every output: `member_weights`, `from_logits`, ...
+        """
+        outputs = tree.map_structure(lambda y: EnsembleAverage(**options)(y), self.output)
+        return keras.Model(self.input, outputs, name=f"{self.name}_average")
+
+    # ---- predict ----
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """The answers of all members, `(B, N, ...)` for each output, as NumPy arrays.
+
+        As `keras.Model.predict`, but arrays are cut into batches and run without Keras's data pipeline, which costs tens
+        of milliseconds a call. Anything else (data sets, generators, `steps`, `callbacks`, a progress bar by `verbose` 1
+        or 2) goes Keras's way.
+
+        Args:
+            x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it.
+            batch_size: int. Left out, as many rows as keep the activations of all members within memory's reach.
+            verbose, steps, callbacks: As for `keras.Model.predict`.
+        """
+        rows = _rows(x)
+        if rows is None or steps is not None or callbacks or verbose not in ("auto", 0):
+            return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+        batch_size = batch_size or self.default_batch_size()
+        if rows <= batch_size:
+            return self.predict_on_batch(x)
+        return self._predict_in_batches(x, rows, batch_size)
+
+    def _predict_in_batches(self, x, rows, batch_size):
+        outputs = None
+        for start in range(0, rows, batch_size):
+            rows_of_batch = slice(start, start + batch_size)
+            answers = self.predict_on_batch(tree.map_structure(lambda a, at=rows_of_batch: a[at], x))
+            if outputs is None:
+                outputs = tree.map_structure(lambda a: np.empty((rows, *a.shape[1:]), a.dtype), answers)
+            for whole, part in zip(tree.flatten(outputs), tree.flatten(answers)):
+                whole[rows_of_batch] = part
+        return outputs
+
+    def default_batch_size(self):
+        """The largest power of two of rows, 32 to 8192, whose activations in all layers stay below 16 million numbers."""
+        a_row = sum(_numbers_a_row(y) for layer in self.layers for y in tree.flatten(layer.output))
+        rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
+        return min(max(2 ** int(math.log2(rows)), 32), 8192)
+
+    # ---- training ----
+
+    def compile(self, *args, **kwargs):
+        """Refused: Keras's losses and metrics would mix the members of `(B, N, ...)` outputs in silence."""
+        raise NotImplementedError(
+            "A MultiModel predicts; it is not trained as it is, because Keras's losses would mix its members. Received: a "
+            "call of compile(). Train the members of multi.unpack(), or build the ensemble from layers such as MultiDense "
+            "(examples/bagging_fit.py)."
+        )
+
+    # ---- saving ----
+
+    def get_config(self):
+        graph = keras.Model(self.input, self.output, name=self.name).get_config()
+        member = keras.saving.serialize_keras_object(self._hidden.member)
+        return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        graph = keras.Model.from_config(config.pop("graph"), custom_objects)
+        member = keras.saving.deserialize_keras_object(config.pop("member"), custom_objects)
+        return cls(graph.input, graph.output, member=member, name=graph.name, trainable=graph.trainable, **config)
+
+
+def _rows(x):
+    """How many rows an array or a structure of arrays has; None for everything that is not arrays."""
+    leaves = tree.flatten(x)
+    if not leaves or not all(isinstance(a, np.ndarray) or keras.ops.is_tensor(a) for a in leaves):
+        return None
+    lengths = {a.shape[0] if len(a.shape) else None for a in leaves}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _numbers_a_row(y):
+    """The size of a layer's output for one row of input, with 64 in the place of open dimensions."""
+    shape = list(y.shape)
+    if None in shape:
+        shape.remove(None)  # the batch
+    return math.prod(d or 64 for d in shape)

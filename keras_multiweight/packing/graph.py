@@ -1,0 +1,131 @@
+"""Walk the graph of a Keras model, node by node, from its public config."""
+
+import collections
+import functools
+
+import keras
+
+
+@functools.cache
+def _functional_call():
+    x = keras.Input((1,))
+    return type(keras.Model(x, x)).call
+
+
+def is_graph(layer):
+    """Whether a layer is a Functional or Sequential model, whose config says all that it computes."""
+    if not isinstance(layer, keras.Model) or not getattr(layer, "inputs", None):
+        return False
+    return type(layer).call in (_functional_call(), keras.Sequential.call)
+
+
+def as_functional(model):
+    """A plain Functional model over the same layers. A Sequential becomes one, a subclass loses its own config."""
+    if isinstance(model, keras.Sequential):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def walk(model, inputs, visit):
+    """Call `visit(operation, args, kwargs)` at every node in the order of the data.
+
+    Args:
+        model: A model for which `is_graph` holds.
+        inputs: What stands for the model's inputs, a flat list.
+        visit: Gets a layer or raw operation of the model, and its arguments with every tensor replaced by what `visit`
+            returned for it.
+
+    Returns:
+        What stands for the model's outputs, in their structure.
+    """
+    functional = as_functional(model)
+    config = functional.get_config()
+    operations = {operation.name: operation for operation in functional.operations}
+    values = {(name, 0, 0): x for name, x in zip(_input_names(config), inputs, strict=True)}
+    waiting = collections.deque(_nodes(config))
+    stuck = 0
+    while waiting:
+        name, index, node = waiting.popleft()
+        if not all(key in values for key in _references(node)):
+            waiting.append((name, index, node))
+            stuck += 1
+            if stuck > len(waiting):
+                raise ValueError(f"The graph of model '{model.name}' has a loop at '{name}'.")
+            continue
+        stuck = 0
+        args, kwargs = _revive(node["args"], values), _revive(node["kwargs"], values)
+        outputs = visit(operations[name], args, kwargs)
+        for k, output in enumerate(keras.tree.flatten(outputs)):
+            values[name, index, k] = output
+    return _map_leaves(lambda leaf: values[_output_key(leaf, operations)], config["output_layers"])
+
+
+def input_names(model):
+    """The names of a model's input layers, in the order of `model.inputs`."""
+    return _input_names(as_functional(model).get_config())
+
+
+def _input_names(config):
+    return keras.tree.flatten(_map_leaves(lambda leaf: leaf[0], config["input_layers"]))
+
+
+def count_calls(model, times=1, counts=None):
+    """How often each layer is called in one pass through the model, nested models included: `{id(layer): calls}`."""
+    counts = collections.Counter() if counts is None else counts
+    functional = as_functional(model)
+    operations = {operation.name: operation for operation in functional.operations}
+    for layer in functional.get_config()["layers"]:
+        operation = operations[layer["name"]]
+        calls = times * len(layer["inbound_nodes"])
+        counts[id(operation)] += calls
+        if is_graph(operation):
+            count_calls(operation, calls, counts)
+    return counts
+
+
+def _nodes(config):
+    for layer in config["layers"]:
+        for index, node in enumerate(layer["inbound_nodes"]):
+            yield layer["name"], index, node
+
+
+def _output_key(leaf, operations):
+    """Outputs count the node that a nested Functional model begins with; the arguments of calls do not."""
+    name, index, k = leaf
+    nested = is_graph(operations[name]) and not isinstance(operations[name], keras.Sequential)
+    return name, index - nested, k
+
+
+def _references(item):
+    """The tensors that a node's config names."""
+    if isinstance(item, dict):
+        if item.get("class_name") == "__keras_tensor__":
+            yield tuple(item["config"]["keras_history"])
+        else:
+            for value in item.values():
+                yield from _references(value)
+    elif isinstance(item, (list, tuple)):
+        for value in item:
+            yield from _references(value)
+
+
+def _revive(item, values):
+    """The arguments of a call from their config."""
+    if isinstance(item, dict):
+        if item.get("class_name") == "__keras_tensor__":
+            return values[tuple(item["config"]["keras_history"])]
+        if item.get("class_name") and "config" in item:
+            return keras.saving.deserialize_keras_object(item)
+        return {key: _revive(value, values) for key, value in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [_revive(value, values) for value in item]
+    return item
+
+
+def _map_leaves(fn, item):
+    """The structure of inputs or outputs in a config, whose leaves are `[layer, node, tensor]`."""
+    if isinstance(item, dict):
+        return {key: _map_leaves(fn, value) for key, value in item.items()}
+    if len(item) == 3 and isinstance(item[0], str):
+        return fn(item)
+    return type(item)(_map_leaves(fn, value) for value in item)

@@ -1,0 +1,102 @@
+"""Are these models the same computation? Two configs say it, never a guess."""
+
+import dataclasses
+
+import keras
+
+from keras_multiweight.configs import comparable, differences
+
+SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One place where a member is not what the first member is.
+
+    Attributes:
+        member: The index of the member.
+        member_name: Its name: a file's path, or the model's name and index.
+        layer: The name of the layer in the first member, or None for the model as a whole.
+        key: What differs: a config key (`"units"`), or `"weights"`.
+        expected: The value in the first member.
+        received: The value in this member.
+    """
+
+    member: int
+    member_name: str
+    layer: str | None
+    key: str
+    expected: object
+    received: object
+
+    def __str__(self):
+        where = f" (layer '{self.layer}')" if self.layer else ""
+        return (
+            f"{self.key}={self.expected!r} in member 0 and {self.key}={self.received!r} in member {self.member}, "
+            f"{self.member_name}{where}"
+        )
+
+
+class IncompatibleModelsError(ValueError):
+    """The models are not the same computation with other weights.
+
+    Attributes:
+        differences: List of `Difference`: member, layer, key, expected, received.
+    """
+
+    def __init__(self, found):
+        self.differences = list(found)
+        lines = [f"  {difference}" for difference in self.differences[:SHOWN]]
+        if len(self.differences) > SHOWN:
+            lines.append(f"  and {len(self.differences) - SHOWN} more in .differences")
+        super().__init__(
+            "The members must have equal configs and weight shapes; only the values of their weights may differ. "
+            "Received:\n" + "\n".join(lines) + "\nPack models of different architectures separately."
+        )
+
+
+def model_config(model):
+    """The whole config of a live model, as plain JSON values."""
+    return keras.saving.serialize_keras_object(model)
+
+
+def config_differences(expected, received, member, member_name):
+    """The differences between two serialised models, as `Difference`s."""
+    first, other = comparable(expected), comparable(received)
+    found = []
+    for path, want, got in differences(first, other):
+        layer, key = _place(expected, path)
+        found.append(Difference(member, member_name, layer, key, want, got))
+    return found
+
+
+def weight_differences(template, model, member, member_name):
+    """Weights of other shapes or dtypes. Configs that are equal can still have been built for different inputs."""
+    expected, received = [[(tuple(w.shape), w.dtype) for w in m.weights] for m in (template, model)]
+    if len(expected) != len(received):
+        return [Difference(member, member_name, None, "number of weights", len(expected), len(received))]
+    return [
+        Difference(member, member_name, weight.path.split("/")[-2] if "/" in weight.path else None, weight.name, a, b)
+        for weight, a, b in zip(template.weights, expected, received)
+        if a != b
+    ]
+
+
+def _place(config, path):
+    """The name of the innermost layer on a path such as `config.layers[2].config.units`, and what remains of it."""
+    layer, rest, node, walked = None, path, config, ""
+    for step in path.replace("[", ".[").split("."):
+        walked += step if step.startswith("[") else f".{step}"
+        try:
+            node = node[int(step[1:-1])] if step.startswith("[") else node[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        if _is_layer(node):
+            layer, rest = node["config"]["name"], path[len(walked) - 1 :].lstrip(".")
+    return layer, rest.removeprefix("config.") or path
+
+
+def _is_layer(node):
+    """Whether a part of a config is a named object other than a dtype policy."""
+    has_name = isinstance(node, dict) and isinstance(node.get("config"), dict) and "name" in node["config"]
+    return has_name and "Policy" not in node.get("class_name", "")

@@ -1,0 +1,73 @@
+"""replicate: N fresh members of one architecture."""
+
+import random
+
+import keras
+import numpy as np
+
+from keras_multiweight.copies import copy_model
+from keras_multiweight.packing.files import LiveModels
+from keras_multiweight.packing.pack import build
+from keras_multiweight.packing.weights import Stacks, read_weights
+
+
+def replicate(model, num_members, *, seed=None, name=None):
+    """A MultiModel of N fresh, independently initialised members.
+
+    Args:
+        model: The architecture: a built Keras model, whose weights do not matter and stay as they are; or a function
+            without arguments that builds one.
+        num_members: int, N.
+        seed: int, for the same members at every call. Left out, the members are new each time.
+        name: Name of the MultiModel.
+
+    Returns:
+        A `MultiModel`. Member i has the weights that building the model alone gives after
+        `keras.utils.set_random_seed(multi.member_seeds[i])`, where building means calling the function, or
+        `type(model).from_config(model.get_config())`. Seeds that are written into the initialisers of a model would make
+        all members equal and are ignored.
+
+    Raises:
+        ValueError: `num_members` is no positive int, the model is not built, or a function builds equal members.
+
+    Example:
+
+    ```python
+    multi = kmw.replicate(model, 20, seed=0)
+    multi.member_seeds  # 20 ints
+    ```
+    """
+    if not isinstance(num_members, int) or num_members < 1:
+        raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
+    fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
+    template = LiveModels([fresh()]).template()
+    seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
+    stacks = Stacks(template, num_members)
+    states = random.getstate(), np.random.get_state()
+    for i, member_seed in enumerate(seeds):
+        keras.utils.set_random_seed(member_seed)
+        stacks.put(i, read_weights(fresh()))
+    random.setstate(states[0]), np.random.set_state(states[1])
+    if num_members > 1 and template.weights and stacks.are_equal():
+        raise ValueError(
+            "Members must differ, but the function builds the same weights at every call. Take the fixed seeds out of "
+            f"its initialisers. Received: {num_members} equal members of '{template.name}'."
+        )
+    names = [f"'{template.name}' with seed {s}" for s in seeds]
+    return build(template, stacks, names, name=name, member_seeds=seeds)
+
+
+def _rebuilt(model):
+    config = _without_seeds(keras.saving.serialize_keras_object(model))
+    return copy_model(model, config["config"])
+
+
+def _without_seeds(config):
+    """A config whose initialisers have no fixed seeds."""
+    if isinstance(config, dict):
+        is_initializer = config.get("module") == "keras.initializers"
+        inner = {key: _without_seeds(value) for key, value in config.items()}
+        if is_initializer and "seed" in (inner.get("config") or {}):
+            inner["config"] = {**inner["config"], "seed": None}
+        return inner
+    return [_without_seeds(value) for value in config] if isinstance(config, list) else config

@@ -1,0 +1,153 @@
+"""Every supported layer class and its rule. `kinds.py` says what the kinds mean."""
+
+from keras import layers as k
+
+from keras_multiweight import layers as multi
+from keras_multiweight.packing import kinds
+from keras_multiweight.registry import register_operation_rule, register_rule
+
+LAYERS = {
+    kinds.elementwise: [k.ELU, k.Identity, k.LeakyReLU, k.ReLU],
+    kinds.activation: [k.Activation],
+    kinds.rowwise: [
+        k.CenterCrop, k.Concatenate, k.Cropping1D, k.Cropping2D, k.Cropping3D, k.Dot, k.Flatten, k.GlobalAveragePooling1D,
+        k.Masking, k.Permute, k.RepeatVector, k.Rescaling, k.Reshape, k.Resizing, k.Softmax, k.UnitNormalization,
+        k.CategoryEncoding,
+    ],
+    kinds.channelwise: [
+        k.AveragePooling1D, k.AveragePooling2D, k.AveragePooling3D, k.MaxPooling1D, k.MaxPooling2D, k.MaxPooling3D,
+        k.GlobalAveragePooling2D, k.GlobalAveragePooling3D,
+        k.GlobalMaxPooling1D, k.GlobalMaxPooling2D, k.GlobalMaxPooling3D,
+        k.AdaptiveAveragePooling1D, k.AdaptiveAveragePooling2D, k.AdaptiveAveragePooling3D,
+        k.AdaptiveMaxPooling1D, k.AdaptiveMaxPooling2D, k.AdaptiveMaxPooling3D,
+        k.UpSampling1D, k.UpSampling2D, k.UpSampling3D, k.ZeroPadding1D, k.ZeroPadding2D, k.ZeroPadding3D,
+    ],
+    kinds.merging: [k.Add, k.Average, k.Maximum, k.Minimum, k.Multiply, k.Subtract],
+    kinds.random: [
+        k.AlphaDropout, k.Dropout, k.GaussianDropout, k.GaussianNoise,
+        k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D,
+    ],
+    kinds.weighted(multi.MultiDense): [k.Dense],
+    kinds.weighted(multi.MultiEinsumDense): [k.EinsumDense],
+    kinds.weighted(multi.MultiSparseLinear): [multi.SparseLinear],
+    kinds.weighted(multi.MultiEmbedding): [k.Embedding],
+    kinds.weighted(multi.MultiLayerNormalization): [k.LayerNormalization],
+    kinds.weighted(multi.MultiMultiHeadAttention): [k.MultiHeadAttention],
+    kinds.weighted(multi.MultiGroupQueryAttention): [k.GroupQueryAttention],
+    kinds.weighted(multi.MultiLSTM): [k.LSTM],
+    kinds.weighted(multi.MultiGRU): [k.GRU],
+    kinds.weighted(multi.MultiSimpleRNN): [k.SimpleRNN],
+    kinds.normalized(multi.MultiBatchNormalization): [k.BatchNormalization],
+    kinds.filtered(multi.MultiConv1D): [k.Conv1D],
+    kinds.filtered(multi.MultiConv2D): [k.Conv2D],
+    kinds.filtered(multi.MultiConv3D): [k.Conv3D],
+    kinds.filtered(multi.MultiDepthwiseConv1D): [k.DepthwiseConv1D],
+    kinds.filtered(multi.MultiDepthwiseConv2D): [k.DepthwiseConv2D],
+    kinds.filtered(multi.MultiSeparableConv1D): [k.SeparableConv1D],
+    kinds.filtered(multi.MultiSeparableConv2D): [k.SeparableConv2D],
+    kinds.vectorized: [
+        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.Bidirectional, k.GroupNormalization,
+        k.Normalization, k.PReLU, k.RMSNormalization, k.TimeDistributed,
+    ],
+    kinds.unrolled: [
+        k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
+        k.SpectralNormalization,
+    ],
+}  # fmt: skip
+
+# Raw operations in a graph, by the name of their class. All others are mapped over the members.
+ELEMENTWISE_OPERATIONS = [
+    "Absolute",
+    "Add",
+    "Arccos",
+    "Arccosh",
+    "Arcsin",
+    "Arcsinh",
+    "Arctan",
+    "Arctan2",
+    "Arctanh",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Divide",
+    "DivideNoNan",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Exp2",
+    "Expm1",
+    "Floor",
+    "FloorDivide",
+    "Gelu",
+    "Greater",
+    "GreaterEqual",
+    "HardShrink",
+    "HardSigmoid",
+    "HardSilu",
+    "HardTanh",
+    "Isfinite",
+    "Isinf",
+    "Isnan",
+    "LeakyRelu",
+    "Less",
+    "LessEqual",
+    "Log",
+    "Log10",
+    "Log1p",
+    "Log2",
+    "LogSigmoid",
+    "Logaddexp",
+    "LogicalAnd",
+    "LogicalNot",
+    "LogicalOr",
+    "LogicalXor",
+    "Maximum",
+    "Minimum",
+    "Mod",
+    "Multiply",
+    "Negative",
+    "NotEqual",
+    "OnesLike",
+    "Power",
+    "Reciprocal",
+    "Relu",
+    "Relu6",
+    "Round",
+    "Rsqrt",
+    "Selu",
+    "Sigmoid",
+    "Sign",
+    "Silu",
+    "Sin",
+    "Sinh",
+    "SoftShrink",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Square",
+    "SquaredDifference",
+    "Squareplus",
+    "Subtract",
+    "Tan",
+    "Tanh",
+    "TanhShrink",
+    "Threshold",
+    "TrueDivide",
+    "Where",
+    "ZerosLike",
+]
+
+
+def register_all():
+    for rule, classes in LAYERS.items():
+        for cls in classes:
+            register_rule(cls, rule)
+    for name in ELEMENTWISE_OPERATIONS:
+        register_operation_rule(name, kinds.aligned_operation)
+
+
+register_all()

@@ -1,0 +1,85 @@
+"""The reference for everything: a loop over the members, one after another, and a stack of what they give."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+TOLERANCE = 1e-5  # relative to the largest number that is compared
+
+
+def randomized(model, seed):
+    """Give every weight of a model random values, biases and moving statistics too; counters stay."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "float" not in weight.dtype:
+            continue
+        noise = rng.normal(size=weight.shape)
+        is_variance = "variance" in weight.name or "stddev" in weight.name
+        weight.assign(0.5 + noise**2 if is_variance else ops.convert_to_numpy(weight) + 0.3 * noise)
+    return model
+
+
+def members(build, num_members=3):
+    """N models of one architecture with random weights."""
+    return [randomized(build(), seed) for seed in range(num_members)]
+
+
+def stacked_predictions(models, x, batch_size):
+    """What a loop of `predict` gives, `(B, N, ...)` for each output, as a flat list."""
+    outputs = [tree.flatten(model.predict(x, batch_size=batch_size, verbose=0)) for model in models]
+    return [np.stack(parts, axis=1) for parts in zip(*outputs)]
+
+
+def gradients(model, x, weight_of_outputs):
+    """The gradient of `sum(outputs * weight_of_outputs)` for every trainable variable, by its id, as NumPy arrays."""
+    variables = model.trainable_variables
+    values = _BACKENDS[keras.backend.backend()](model, x, weight_of_outputs)
+    return {id(v): np.zeros(v.shape) if g is None else g for v, g in zip(variables, values)}
+
+
+def _total(outputs, weight_of_outputs):
+    return sum(ops.sum(ops.cast(y, "float32") * w) for y, w in zip(tree.flatten(outputs), weight_of_outputs))
+
+
+def _tensorflow(model, x, weight_of_outputs):
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        total = _total(model(x, training=False), weight_of_outputs)
+    found = tape.gradient(total, [v.value for v in model.trainable_variables])
+    return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
+
+
+def _jax(model, x, weight_of_outputs):
+    import jax
+
+    fixed = [v.value for v in model.non_trainable_variables]
+
+    def total(values):
+        outputs, _ = model.stateless_call(values, fixed, x, training=False)
+        return _total(outputs, weight_of_outputs)
+
+    return [np.asarray(g) for g in jax.grad(total)([v.value for v in model.trainable_variables])]
+
+
+def _torch(model, x, weight_of_outputs):
+    import torch
+
+    total = _total(model(x, training=False), weight_of_outputs)
+    parameters = [v.value for v in model.trainable_variables]
+    if not total.requires_grad:
+        return [None] * len(parameters)
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    return [None if g is None else g.detach().cpu().numpy() for g in found]
+
+
+_BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
+
+
+def assert_close(received, expected, what="", tolerance=TOLERANCE, scale=None):
+    """Equal shapes, and equal numbers relative to the largest one, or to `scale`."""
+    received, expected = np.asarray(received), np.asarray(expected)
+    assert received.shape == expected.shape, f"{what}: shape {received.shape} in place of {expected.shape}"
+    scale = scale or max(np.abs(expected.astype("float64")).max(initial=0.0), 1e-6)
+    error = np.abs(received.astype("float64") - expected.astype("float64")).max(initial=0.0) / scale
+    assert error <= tolerance, f"{what}: a relative difference of {error:.3g}"

@@ -1,0 +1,45 @@
+"""The scripts in `examples/` run, and their numbers are what they claim."""
+
+import pathlib
+import re
+import runpy
+
+import numpy as np
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[1] / "examples"
+
+
+def run(name, **sizes):
+    return runpy.run_path(str(FOLDER / f"{name}.py"))["main"](**sizes)
+
+
+def test_growing_networks_answer_as_they_do_alone():
+    assert run("growing_networks", num_networks=3, epochs=1) < 1e-5
+
+
+def test_sparse_subnetworks_answer_exactly():
+    expected = [[[13, 68], [25, 41]], [[30, 45], [78, 27]]]
+    np.testing.assert_array_equal(run("sparse_subnetworks"), expected)
+
+
+def test_sparse_subnetworks_take_any_number_of_weight_sets():
+    weight_sets = np.arange(5 * 3 * 2).reshape(5, 3, 2)
+    samples = np.array([[1, 2, 3], [4, 5, 6]])
+    expected = weight_sets[:, None, :, 0] * samples + weight_sets[:, None, :, 1]
+    np.testing.assert_array_equal(run("sparse_subnetworks", samples=samples, weight_sets=weight_sets), expected)
+
+
+def test_average_of_bagged_networks_is_better_than_their_mean():
+    mean_member, ensemble = run("bagging_fit", num_members=5, epochs=20)
+    assert ensemble > mean_member
+
+
+def test_average_of_cnns_is_at_least_as_good_as_their_mean():
+    mean_member, ensemble = run("digits_cnn_ensemble", num_members=3, epochs=2)
+    assert ensemble >= mean_member
+
+
+@pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
+def test_example_asks_a_question_in_its_first_line(path):
+    assert re.search(r"\?$", path.read_text().splitlines()[0].rstrip('"'))

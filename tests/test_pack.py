@@ -1,0 +1,81 @@
+"""Packed models against the loop over members, for every case."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from cases import CASES
+from keras import layers as k
+from keras import tree
+
+import keras_multiweight as kmw
+from keras_multiweight.copies import all_layers, matching_weights
+from keras_multiweight.packing import table
+from keras_multiweight.packing.verify import random_inputs
+
+ROWS, BATCH_SIZE, MEMBERS = 7, 3, 3
+
+
+@pytest.fixture(scope="module", params=CASES)
+def packed(request):
+    """The members, their pack, and inputs of one case."""
+    keras.utils.clear_session()
+    models = oracle.members(CASES[request.param], MEMBERS)
+    return models, kmw.pack(models), inputs_for(models[0])
+
+
+def answers(model, x):
+    x = tree.map_structure(keras.ops.convert_to_tensor, x)
+    return [keras.ops.convert_to_numpy(y) for y in tree.flatten(model(x, training=False))]
+
+
+def inputs_for(model):
+    batch = [random_inputs(model, size=8, seed=seed) for seed in range(ROWS)]
+    return tree.map_structure(lambda *rows: np.concatenate([np.asarray(r) for r in rows])[:ROWS], *batch)
+
+
+def test_predictions_equal_each_members_own(packed):
+    models, multi, x = packed
+    expected = oracle.stacked_predictions(models, x, BATCH_SIZE)
+    predicted = multi.predict(x, batch_size=BATCH_SIZE)
+    tree.assert_same_structure(predicted, models[0].predict(x, verbose=0))
+    for output, (received, wanted) in enumerate(zip(tree.flatten(predicted), expected, strict=True)):
+        oracle.assert_close(received, wanted, f"output {output}")
+
+
+def test_gradients_equal_each_members_own(packed):
+    models, multi, x = packed
+    x = tree.map_structure(keras.ops.convert_to_tensor, x)
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=y.shape).astype("float32") for y in answers(multi, x)]
+    packed_gradients = oracle.gradients(multi, x, weights)
+    for i, model in enumerate(models):
+        own = oracle.gradients(model, x, [w[:, i] for w in weights])
+        scale = max((np.abs(g).max() for g in own.values()), default=1.0)  # some are zero but for rounding
+        for weight, (layer, index) in zip(model.weights, multi.weight_places()):
+            if id(weight) in own:
+                stacked = packed_gradients[id(multi.get_layer(layer).stacked_weights[index])]
+                received = np.reshape(stacked, (MEMBERS, *weight.shape))[i]
+                oracle.assert_close(received, own[id(weight)], f"member {i}, {weight.path}", scale=scale)
+
+
+def test_members_come_out_bit_equal(packed):
+    models, multi, _ = packed
+    for model, member in zip(models, kmw.unpack(multi), strict=True):
+        for before, after in zip(matching_weights(model, member), member.weights, strict=True):
+            np.testing.assert_array_equal(before.numpy(), after.numpy())
+
+
+def test_a_saved_pack_predicts_the_same_bits(packed, tmp_path):
+    _, multi, x = packed
+    multi.save(tmp_path / "packed.keras")
+    loaded = keras.models.load_model(tmp_path / "packed.keras")
+    for before, after in zip(answers(multi, x), answers(loaded, x), strict=True):
+        np.testing.assert_array_equal(before, after)
+    for before, after in zip(multi.member_weights(1), loaded.member_weights(1), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_every_layer_of_the_table_has_a_case():
+    covered = {type(layer) for build in CASES.values() for layer in all_layers(build())}
+    assert {cls for classes in table.LAYERS.values() for cls in classes} <= covered | {k.InputLayer}
