@@ -1,7 +1,17 @@
 import os
 import sys
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, os.path.dirname(__file__))
 
 import keras_multiweight  # noqa: F401  registers its classes before a test loads a file
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one case share what its fixture made, so that they belong in one worker."""
+    for item in items:
+        parameters = getattr(item, "callspec", None) and item.callspec.indices
+        shared = [f"{name}-{index}" for name, index in (parameters or {}).items() if name in ("packed", "case")]
+        item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *shared]) if shared else item.nodeid))

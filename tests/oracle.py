@@ -30,50 +30,60 @@ def stacked_predictions(models, x, batch_size):
     return [np.stack(parts, axis=1) for parts in zip(*outputs)]
 
 
-def gradients(model, x, weight_of_outputs):
-    """The gradient of `sum(outputs * weight_of_outputs)` for every trainable variable, by its id, as NumPy arrays."""
-    variables = model.trainable_variables
-    values = _BACKENDS[keras.backend.backend()](model, x, weight_of_outputs)
-    return {id(v): np.zeros(v.shape) if g is None else g for v, g in zip(variables, values)}
+def each_in(model, models):
+    """One model with each member's weights in turn: compiled once, where N models would be compiled N times."""
+    own = model.get_weights()
+    for weights in [other.get_weights() for other in models]:
+        model.set_weights(weights)
+        yield model
+    model.set_weights(own)
+
+
+class Gradients:
+    """The gradient of `sum(outputs * weight_of_outputs)` for every trainable variable of a model, as NumPy arrays by id."""
+
+    def __init__(self, model):
+        self.model = model
+        self._run = {"tensorflow": self._tensorflow, "jax": self._jax, "torch": self._torch}[keras.backend.backend()]
+        self._compiled = None
+
+    def __call__(self, x, weight_of_outputs):
+        values = self._run(x, weight_of_outputs)
+        variables = self.model.trainable_variables
+        return {id(v): np.zeros(v.shape) if g is None else np.asarray(g) for v, g in zip(variables, values)}
+
+    def _tensorflow(self, x, weight_of_outputs):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            total = _total(self.model(x, training=False), weight_of_outputs)
+        found = tape.gradient(total, [v.value for v in self.model.trainable_variables])
+        return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
+
+    def _jax(self, x, weight_of_outputs):
+        import jax
+
+        def total(trainable, fixed, x, weight_of_outputs):
+            outputs, _ = self.model.stateless_call(trainable, fixed, x, training=False)
+            return _total(outputs, weight_of_outputs)
+
+        self._compiled = self._compiled or jax.jit(jax.grad(total))
+        variables = self.model.trainable_variables, self.model.non_trainable_variables
+        return self._compiled(*([v.value for v in group] for group in variables), x, weight_of_outputs)
+
+    def _torch(self, x, weight_of_outputs):
+        import torch
+
+        total = _total(self.model(x, training=False), weight_of_outputs)
+        parameters = [v.value for v in self.model.trainable_variables]
+        if not total.requires_grad:
+            return [None] * len(parameters)
+        found = torch.autograd.grad(total, parameters, allow_unused=True)
+        return [None if g is None else g.detach().cpu().numpy() for g in found]
 
 
 def _total(outputs, weight_of_outputs):
     return sum(ops.sum(ops.cast(y, "float32") * w) for y, w in zip(tree.flatten(outputs), weight_of_outputs))
-
-
-def _tensorflow(model, x, weight_of_outputs):
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        total = _total(model(x, training=False), weight_of_outputs)
-    found = tape.gradient(total, [v.value for v in model.trainable_variables])
-    return [None if g is None else tf.convert_to_tensor(g).numpy() for g in found]
-
-
-def _jax(model, x, weight_of_outputs):
-    import jax
-
-    fixed = [v.value for v in model.non_trainable_variables]
-
-    def total(values):
-        outputs, _ = model.stateless_call(values, fixed, x, training=False)
-        return _total(outputs, weight_of_outputs)
-
-    return [np.asarray(g) for g in jax.grad(total)([v.value for v in model.trainable_variables])]
-
-
-def _torch(model, x, weight_of_outputs):
-    import torch
-
-    total = _total(model(x, training=False), weight_of_outputs)
-    parameters = [v.value for v in model.trainable_variables]
-    if not total.requires_grad:
-        return [None] * len(parameters)
-    found = torch.autograd.grad(total, parameters, allow_unused=True)
-    return [None if g is None else g.detach().cpu().numpy() for g in found]
-
-
-_BACKENDS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
 
 
 def assert_close(received, expected, what="", tolerance=TOLERANCE, scale=None):

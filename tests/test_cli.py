@@ -12,10 +12,10 @@ from keras import layers as k
 from typer.testing import CliRunner
 
 import keras_multiweight as kmw
-from keras_multiweight import cli, demo
+from keras_multiweight_cli import commands, demo
+from keras_multiweight_cli.start import choose_backend
 
 MEMBERS, ROWS = 3, 5
-CLI = cli.__file__
 
 
 def vector_model(units=4, seed=0):
@@ -70,7 +70,7 @@ def x():
 
 def run(*args, code=0):
     """Run a command; what it printed, with line breaks as spaces."""
-    result = CliRunner().invoke(cli.app, [str(a) for a in args], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(commands.app, [str(a) for a in args], env={"COLUMNS": "200"})
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == code, result.output
@@ -95,22 +95,23 @@ def stacked(models, x):
 # ---- start ----
 
 
-def run_alone(*args, **environment):
-    """Run cli.py on its own, as a console script does that does not import the package first."""
-    env = {**os.environ, "PYTHONPATH": os.getcwd(), **environment}
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, timeout=60)
+def start_alone(option):
+    """Run the console script as its launcher does, in a process of its own; what it prints."""
+    code = f"import sys, keras_multiweight_cli as cli; sys.argv[1:] = [{option!r}]\ntry: cli.main()\n"
+    code += "finally: print('keras imported:', 'keras' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    assert "keras imported: False" in done.stdout, done.stderr
+    return done.stdout
 
 
 def test_help_does_not_import_keras():
-    code = f"import sys, runpy; sys.argv[1:] = ['--help']\ntry: runpy.run_path({CLI!r}, run_name='__main__')\n"
-    code += "finally: print('keras imported:', 'keras' in sys.modules)"
-    done = run_alone("-c", code)
-    assert "keras imported: False" in done.stdout, done.stderr
-    assert all(name in done.stdout for name in ("demo", "pack", "unpack", "inspect", "predict", "verify"))
+    output = start_alone("--help")
+    assert all(name in output for name in ("demo", "pack", "unpack", "inspect", "predict", "verify"))
 
 
-def test_version_is_shown():
-    assert run("--version") == f"keras-multiweight {kmw.__version__}"
+def test_version_is_shown_without_keras():
+    assert start_alone("--version").splitlines()[0] == f"keras-multiweight {kmw.__version__}"
 
 
 def test_wrong_usage_ends_with_code_2(files, x, tmp_path):
@@ -131,7 +132,7 @@ def fresh_start(monkeypatch, tmp_path):
         monkeypatch.setenv("KERAS_BACKEND", asked) if asked else monkeypatch.delenv("KERAS_BACKEND", raising=False)
         if configured:
             (tmp_path / "keras.json").write_text(f'{{"backend": "{configured}"}}')
-        cli._choose_backend()
+        choose_backend()
         return os.environ.get("KERAS_BACKEND")
 
     return start
@@ -163,12 +164,12 @@ def test_unreadable_keras_settings_count_as_none(fresh_start, tmp_path):
 
 def test_traceback_is_shown_when_asked_for(files):
     for options, env in ((["--traceback"], {}), ([], {"KERAS_MULTIWEIGHT_TRACEBACK": "1"})):
-        result = CliRunner().invoke(cli.app, [*options, "inspect", "nowhere.keras"], env=env)
+        result = CliRunner().invoke(commands.app, [*options, "inspect", "nowhere.keras"], env=env)
         assert isinstance(result.exception, FileNotFoundError)
 
 
 def test_unexpected_error_names_its_type_and_the_way_to_a_traceback(files, monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda path: 1 / 0)
+    monkeypatch.setattr(commands, "load", lambda path: 1 / 0)
     fails("inspect", files.packed, match="ZeroDivisionError: division by zero Run `keras-multiweight --traceback")
 
 
@@ -200,7 +201,7 @@ def test_pack_replaces_a_file_only_when_told(files, tmp_path):
 
 
 def test_pack_checks_its_output_before_loading(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_library", lambda: pytest.fail("loaded"))
+    monkeypatch.setattr(commands, "library", lambda: pytest.fail("loaded"))
     (tmp_path / "folder.keras").mkdir()
     (tmp_path / "file").touch()
     fails("pack", tmp_path / "out.h5", *files.paths, match="OUT must end in .keras. Received:")
@@ -436,6 +437,7 @@ def test_verify_finds_another_order_and_another_config(files):
     first, second, third = files.paths
     fails("verify", files.packed, second, first, third, match="2 of 3 members are not the model in their file")
     fails("verify", files.packed, first, files.wider, third, match="units: 7 in the file")
+    fails("verify", files.packed, files.wider, second, third, match="1 of 3 members are not the model in their file")
 
 
 def test_verify_refuses_what_it_cannot_compare(files):

@@ -1,24 +1,26 @@
-"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- cli`."""
+"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- keras_multiweight_cli`."""
 
 import ast
 import pathlib
 
 import keras_multiweight
+import keras_multiweight_cli
 
 ROOT = pathlib.Path(keras_multiweight.__file__).parent
+CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
+FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan"), 0),
     "layers": 1,
     "model": 2,
     "packing": 3,
-    "demo": 4,
-    "cli": 5,
 }
 
 
-def imported(path):
+def imported(path, in_functions=True):
     """The modules that a file imports, at its top level or in a function."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if in_functions else tree.body:
         if isinstance(node, ast.ImportFrom):
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -44,12 +46,23 @@ def test_imports_point_one_way():
                 assert (level(module) or 0) <= own, f"{path.name} imports {module}"
 
 
-def test_only_public_keras_is_imported():
+def test_library_does_not_import_the_command_line():
     for path in ROOT.rglob("*.py"):
+        assert not [m for m in imported(path) if m.split(".")[0] == CLI.name], path
+
+
+def test_command_line_imports_keras_in_functions_only():
+    late = ("keras", ROOT.name)
+    for path in CLI.rglob("*.py"):
+        assert not [m for m in imported(path, in_functions=False) if m.split(".")[0] in late], path
+
+
+def test_only_public_keras_is_imported():
+    for path in FILES:
         assert not [m for m in imported(path) if m.startswith("keras.src")], path
 
 
 def test_backends_are_imported_in_one_place():
     backends = ("tensorflow", "jax", "torch")
-    users = {path.name for path in ROOT.rglob("*.py") for m in imported(path) if m.split(".")[0] in backends}
+    users = {path.name for path in FILES for m in imported(path) if m.split(".")[0] in backends}
     assert users <= {"lowerings.py", "verify.py"}

@@ -36,7 +36,7 @@ def inputs_for(model):
 
 def test_predictions_equal_each_members_own(packed):
     models, multi, x = packed
-    expected = oracle.stacked_predictions(models, x, BATCH_SIZE)
+    expected = oracle.stacked_predictions(oracle.each_in(models[0], models), x, BATCH_SIZE)
     predicted = multi.predict(x, batch_size=BATCH_SIZE)
     tree.assert_same_structure(predicted, models[0].predict(x, verbose=0))
     for output, (received, wanted) in enumerate(zip(tree.flatten(predicted), expected, strict=True)):
@@ -48,9 +48,9 @@ def test_gradients_equal_each_members_own(packed):
     x = tree.map_structure(keras.ops.convert_to_tensor, x)
     rng = np.random.default_rng(0)
     weights = [rng.normal(size=y.shape).astype("float32") for y in answers(multi, x)]
-    packed_gradients = oracle.gradients(multi, x, weights)
-    for i, model in enumerate(models):
-        own = oracle.gradients(model, x, [w[:, i] for w in weights])
+    packed_gradients, single = oracle.Gradients(multi)(x, weights), oracle.Gradients(models[0])
+    for i, model in enumerate(oracle.each_in(models[0], models)):
+        own = single(x, [w[:, i] for w in weights])
         scale = max((np.abs(g).max() for g in own.values()), default=1.0)  # some are zero but for rounding
         for weight, (layer, index) in zip(model.weights, multi.weight_places()):
             if id(weight) in own:

@@ -45,7 +45,9 @@ class MapMembers(MultiLayer):
         return self.run(self._map, inputs, *args, training=training, **kwargs)
 
     def _map(self, *args, **kwargs):
-        return map_members(self, args, kwargs, self.lowering)
+        if self.lowering == "unrolled":
+            return map_members(self, args, kwargs, "unrolled")
+        return self.map_members(*args, **kwargs)
 
     def get_config(self):
         options = {name: getattr(self, name) for name in ("num_members", "member_axis", "shared_input", "lowering")}

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.configs import differences, layer_config
-from keras_multiweight.copies import copy_layer
+from keras_multiweight.copies import all_layers, copy_layer
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
@@ -203,15 +203,23 @@ class MultiLayer(keras.layers.Layer):
         With `shared_input` the tensors come as they are, `(B, ...)`. With `member_axis=-1` nothing is moved.
         """
         if self.member_axis == 1 and not self.shared_input:
-            args, kwargs = _map_tensors(lambda x: ops.moveaxis(x, 1, 0), (args, kwargs))
+            args, kwargs = _map_tensors(self._members_first, (args, kwargs))
         outputs = compute(*args, **kwargs)
         if self.member_axis == 1:
             outputs = _map_tensors(lambda x: ops.moveaxis(x, 0, 1), outputs)
         return outputs
 
+    def _members_first(self, x):
+        self._member_shape(tuple(x.shape))  # raises where axis 1 does not hold the members
+        return ops.moveaxis(x, 1, 0)
+
     def map_members(self, *args, **kwargs):
-        """Compute by calling the member once with each member's weights, mapped by the backend."""
-        return map_members(self, args, kwargs)
+        """Compute by calling the member once with each member's weights.
+
+        The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
+        """
+        draws = kwargs.get("training") and self.stacked_seeds and _has_dropout(self.member)
+        return map_members(self, args, kwargs, "unrolled" if draws else "vectorized")
 
     def call(self, *args, **kwargs):
         return self.run(self.map_members, *args, **kwargs)
@@ -295,12 +303,18 @@ class MultiLayer(keras.layers.Layer):
         return keras.KerasTensor((*shape[: self.member_axis], self.num_members, *shape[self.member_axis :]), x.dtype)
 
 
+def _has_dropout(layer):
+    return any(getattr(x, name, 0) for x in all_layers(layer) for name in ("dropout", "recurrent_dropout", "rate"))
+
+
 def _map_tensors(fn, structure):
     return tree.map_structure(lambda x: fn(x) if is_tensor(x) else x, structure)
 
 
 def _weight_name(weight, member):
-    """The name of a weight, with the names of the sublayers that it is in: `query_kernel`."""
+    """The name of a weight; with the names of the sublayers that it is in, `query_kernel`, where two have one name."""
+    if sum(w.name == weight.name for w in member.weights) < 2:
+        return weight.name
     path = weight.path.removeprefix(f"{member.path}/") if member.path else weight.name
     return path.replace("/", "_")
 
@@ -328,7 +342,12 @@ def _check_options(cls, member, num_members, member_axis):
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
     if member_axis not in cls.member_axes:
         raise ValueError(f"member_axis of {cls.__name__} must be in {cls.member_axes}. Received: {member_axis}.")
-    if member.quantization_mode is not None or getattr(member, "lora_enabled", False):
+    if any(getattr(x, "stateful", False) is True for x in all_layers(member)):
+        raise ValueError(
+            "A stateful recurrent layer cannot hold members: its states are no weights. "
+            f"Received: '{member.name}' with stateful=True. Pass the states as inputs and outputs of the model."
+        )
+    if member.quantization_mode is not None or getattr(member, "lora_rank", None):
         raise ValueError(
             "A quantized or LoRA layer cannot hold members: its extra variables have no member axis. "
             f"Received: '{member.name}'. Pack the model before it is quantized, or merge its LoRA weights first."

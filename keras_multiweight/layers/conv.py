@@ -81,8 +81,8 @@ class _MultiConvolution(MultiLayer):
         """A shared input gets a copy of its channels for each member, where no wide kernel can do without."""
         return ops.tile(x, (1,) * (len(x.shape) - 1) + (self.num_members,)) if self.shared_input else x
 
-    def _conv(self, x, kernel, groups, **options):
-        return grouped_conv(x, self._kernel(kernel), groups, **options)
+    def _conv(self, x, kernel, parts, groups=1, **options):
+        return grouped_conv(x, self._kernel(kernel), parts, groups, **options)
 
     def _depthwise(self, x, kernel):
         return ops.depthwise_conv(
@@ -99,13 +99,13 @@ class _MultiConv(_MultiConvolution):
     __doc__ = _MultiConvolution.__doc__
 
     def _convolve(self, x):
-        wide = self.shared_input and self.groups == 1
-        groups = 1 if wide else self.num_members * self.groups
+        wide = self.shared_input and self.groups == 1  # one input, all kernels side by side
         x, padding = x if wide else self._own_channels(x), self.padding
         if padding == "causal":
             left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
             x, padding = ops.pad(x, [(0, 0), (left, 0), (0, 0)]), "valid"
-        return self._conv(x, self.kernel, groups, strides=self.strides, padding=padding, dilation_rate=self.dilation_rate)
+        options = {"strides": self.strides, "padding": padding, "dilation_rate": self.dilation_rate}
+        return self._conv(x, self.kernel, 1 if wide else self.num_members, self.groups, **options)
 
 
 class _MultiDepthwiseConv(_MultiConvolution):
@@ -117,11 +117,6 @@ class _MultiDepthwiseConv(_MultiConvolution):
 
 class _MultiSeparableConv(_MultiConvolution):
     __doc__ = _MultiConvolution.__doc__
-
-    def call(self, inputs):
-        if self.padding == "causal":
-            return self.run(self._unrolled, inputs)
-        return super().call(inputs)
 
     def _convolve(self, x):
         x = self._depthwise(x, self.depthwise_kernel)

@@ -6,13 +6,18 @@ import keras
 from keras import ops
 
 
-def grouped_conv(x, kernel, groups, strides, padding, dilation_rate):
-    """A convolution `(B, ..., C) -> (B, ..., F)` with `groups` groups and a kernel `(..., C / groups, F)`.
+def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
+    """A convolution `(B, ..., C) -> (B, ..., F)` in `parts` independent ones of `groups` groups each.
 
-    On TensorFlow `keras.ops.conv` compiles every grouped convolution with XLA, which is about five times slower on CPU
-    than TensorFlow's own grouped kernel (oneDNN).
+    The kernel is `(..., C / parts / groups, F)`. On TensorFlow `keras.ops.conv` compiles every grouped convolution with
+    XLA, which is about five times slower on CPU than TensorFlow's own grouped kernel (oneDNN). On JAX the same holds for
+    XLA's grouped convolution, and plain convolutions side by side are two to five times faster.
     """
-    if groups > 1 and _has_native_grouped_conv(len(x.shape) - 2, strides, dilation_rate):
+    if parts > 1 and _is_jax_on_cpu():
+        pairs = zip(ops.split(x, parts, axis=-1), ops.split(kernel, parts, axis=-1))
+        convolved = [grouped_conv(*pair, 1, groups, strides, padding, dilation_rate) for pair in pairs]
+        return ops.concatenate(convolved, axis=-1)
+    if parts * groups > 1 and _has_native_grouped_conv(len(x.shape) - 2, strides, dilation_rate):
         return _tensorflow_conv(x, kernel, strides, padding)
     return ops.conv(
         x,
@@ -22,6 +27,14 @@ def grouped_conv(x, kernel, groups, strides, padding, dilation_rate):
         data_format="channels_last",
         dilation_rate=dilation_rate,
     )
+
+
+def _is_jax_on_cpu():
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
 def _has_native_grouped_conv(rank, strides, dilation_rate):

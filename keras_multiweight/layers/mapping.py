@@ -3,13 +3,14 @@
 import inspect
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.layers.plumbing import stack_shared
 
 
 def is_tensor(x):
-    return isinstance(x, keras.KerasTensor) or ops.is_tensor(x)
+    return isinstance(x, (keras.KerasTensor, np.ndarray)) or ops.is_tensor(x)
 
 
 def map_members(layer, args, kwargs, lowering="vectorized"):

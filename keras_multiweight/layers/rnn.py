@@ -1,9 +1,18 @@
-"""Recurrent layers with a member axis. N members, B rows, T steps."""
+"""Recurrent layers with a member axis. N members, B rows, T steps, C channels, U units.
+
+The inputs of all steps are projected at once, as in a dense layer; what is left for a step is a batched matmul on the
+states. `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states.
+"""
 
 import keras
+from keras import ops
 
+from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.plumbing import PACKAGE
+from keras_multiweight.layers.dense import add_aligned, members_matmul
+from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared, unfold
+
+LOOP_OPTIONS = ("return_sequences", "return_state", "go_backwards", "unroll", "zero_output_for_mask")
 
 
 class _MultiRecurrent(MultiLayer):
@@ -17,7 +26,7 @@ class _MultiRecurrent(MultiLayer):
         `sequence` `(B, N, T, C)`, or `(B, T, C)` with `shared_input=True`; `initial_state` and `mask` likewise.
 
     Output shape:
-        `(B, N, units)`, or `(B, N, T, units)` with `return_sequences=True`; states `(B, N, units)` likewise.
+        `(B, N, U)`, or `(B, N, T, U)` with `return_sequences=True`; states `(B, N, U)` likewise.
 
     Example:
 
@@ -27,17 +36,108 @@ class _MultiRecurrent(MultiLayer):
     ```
     """
 
+    num_states = 1
+
     def call(self, sequence, initial_state=None, mask=None, training=False):
-        return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
+        if training and (self.dropout or self.recurrent_dropout):
+            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
+        return self.run(self._compute, sequence, initial_state, mask)
+
+    def _compute(self, x, states, mask):
+        x = members_matmul(x, self._weight("kernel"), self.shared_input)  # (N, B, T, gates * U)
+        if self.use_bias:
+            x = add_aligned(x, self._input_bias())
+        states, mask = keras.tree.map_structure(self._rows_of, (states, mask))
+        outputs = self._loop()(fold(x), initial_state=states, mask=mask)
+        return keras.tree.map_structure(lambda y: unfold(y, self.num_members), outputs)
+
+    def _rows_of(self, x):
+        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
+        if x is None:
+            return None
+        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+
+    def _loop(self):
+        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
+        if not hasattr(self._hidden, "loop"):
+            options = {name: getattr(self, name) for name in LOOP_OPTIONS}
+            self._hidden.loop = keras.layers.RNN(_Cell(self), dtype=self.dtype_policy, **options)
+        return self._hidden.loop
+
+    def _weight(self, name):
+        return ops.cast(getattr(self, name), self.compute_dtype)
+
+    def _input_bias(self):
+        return self._weight("bias")
+
+    def _gates(self, x):
+        return activate(self.recurrent_activation, x)
 
 
-def _public(member_class):
-    doc = _MultiRecurrent.__doc__.replace("recurrent layers as", f"`keras.layers.{member_class.__name__}` layers as")
+class _Cell(keras.layers.Layer):
+    """One step of all members, for `keras.layers.RNN`."""
+
+    def __init__(self, layer):
+        super().__init__(dtype=layer.dtype_policy)
+        self.state_size = [layer.units] * layer.num_states
+        self.output_size = layer.units
+        self._step = lambda x, states: layer.step(x, *states)
+        self._unfold = lambda x: unfold(x, layer.num_members)
+        self.built = True
+
+    def call(self, inputs, states):
+        states = self._step(self._unfold(inputs), [self._unfold(state) for state in states])
+        return fold(states[0]), [fold(state) for state in states]
+
+
+class _LSTM(_MultiRecurrent):
+    __doc__ = _MultiRecurrent.__doc__
+    num_states = 2
+
+    def step(self, x, h, c):
+        """`x` (N, B, 4 * U): projected inputs with their bias; `h`, `c` (N, B, U)."""
+        i, f, g, o = ops.split(x + ops.matmul(h, self._weight("recurrent_kernel")), 4, axis=-1)
+        c = self._gates(f) * c + self._gates(i) * activate(self.activation, g)
+        return self._gates(o) * activate(self.activation, c), c
+
+
+class _GRU(_MultiRecurrent):
+    __doc__ = _MultiRecurrent.__doc__
+
+    def _input_bias(self):
+        return self._weight("bias")[:, 0] if self.reset_after else self._weight("bias")  # (N, 3 * U)
+
+    def step(self, x, h):
+        """`x` (N, B, 3 * U): projected inputs with their bias; `h` (N, B, U)."""
+        kernel = self._weight("recurrent_kernel")
+        x_z, x_r, x_h = ops.split(x, 3, axis=-1)
+        if self.reset_after:
+            inner = ops.matmul(h, kernel)
+            inner = add_aligned(inner, self._weight("bias")[:, 1]) if self.use_bias else inner
+            h_z, h_r, h_h = ops.split(inner, 3, axis=-1)
+            candidate = x_h + self._gates(x_r + h_r) * h_h
+        else:
+            h_z, h_r = ops.split(ops.matmul(h, kernel[..., : 2 * self.units]), 2, axis=-1)
+            candidate = x_h + ops.matmul(self._gates(x_r + h_r) * h, kernel[..., 2 * self.units :])
+        z = self._gates(x_z + h_z)
+        return (z * h + (1 - z) * activate(self.activation, candidate),)
+
+
+class _SimpleRNN(_MultiRecurrent):
+    __doc__ = _MultiRecurrent.__doc__
+
+    def step(self, x, h):
+        """`x` (N, B, U): projected inputs with their bias; `h` (N, B, U)."""
+        return (activate(self.activation, x + ops.matmul(h, self._weight("recurrent_kernel"))),)
+
+
+def _public(base, member_class):
+    doc = base.__doc__.replace("recurrent layers as", f"`keras.layers.{member_class.__name__}` layers as")
     body = {"member_class": member_class, "__doc__": doc, "__module__": __name__}
-    cls = type(f"Multi{member_class.__name__}", (_MultiRecurrent,), body)
+    cls = type(f"Multi{member_class.__name__}", (base,), body)
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
 
-MultiLSTM = _public(keras.layers.LSTM)
-MultiGRU = _public(keras.layers.GRU)
-MultiSimpleRNN = _public(keras.layers.SimpleRNN)
+MultiLSTM = _public(_LSTM, keras.layers.LSTM)
+MultiGRU = _public(_GRU, keras.layers.GRU)
+MultiSimpleRNN = _public(_SimpleRNN, keras.layers.SimpleRNN)
