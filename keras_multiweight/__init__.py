@@ -29,4 +29,6 @@ __all__ = [
 
 def unpack(multi):
     """All members of a MultiModel as ordinary Keras models, in order; their weights are bit-equal to what was packed."""
+    if not isinstance(multi, MultiModel):
+        raise ValueError(f"unpack takes a MultiModel, as keras.models.load_model gives it. Received: {multi!r}.")
     return multi.unpack()

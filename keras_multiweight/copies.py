@@ -1,5 +1,6 @@
 """Copies of live layers and models, and the layers within them."""
 
+import random
 import types
 import warnings
 
@@ -16,7 +17,11 @@ def copy_layer(layer, config=None):
         serialized = keras.saving.serialize_keras_object(layer)
     serialized.pop("build_config", None)
     serialized["config"] = config or serialized["config"]
-    return keras.saving.deserialize_keras_object(serialized, custom_objects=_custom_objects(layer), safe_mode=False)
+    state = random.getstate()  # Keras draws the seeds of new initialisers from it
+    try:
+        return keras.saving.deserialize_keras_object(serialized, custom_objects=_custom_objects(layer), safe_mode=False)
+    finally:
+        random.setstate(state)
 
 
 def copy_model(model, config=None):

@@ -113,13 +113,25 @@ class MultiModel(keras.Model):
             batch_size: int. Left out, as many rows as keep the activations of all members within memory's reach.
             verbose, steps, callbacks: As for `keras.Model.predict`.
         """
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
         rows = _rows(x)
         if rows is None or steps is not None or callbacks or verbose not in ("auto", 0):
             return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
+        self._check_shapes(tree.flatten(x))
         batch_size = batch_size or self.default_batch_size()
         if rows <= batch_size:
             return self.predict_on_batch(x)
         return self._predict_in_batches(x, rows, batch_size)
+
+    def _check_shapes(self, arrays):
+        """Name an input whose sizes are wrong. How many there are and their structure, Keras checks."""
+        for array, expected in zip(arrays, self.inputs):
+            pairs = zip(array.shape[1:], expected.shape[1:])
+            if len(array.shape) == len(expected.shape) and any(want not in (None, got) for got, want in pairs):
+                raise ValueError(
+                    f"Input '{expected.name}' must have shape {tuple(expected.shape)}. Received: shape {tuple(array.shape)}."
+                )
 
     def _predict_in_batches(self, x, rows, batch_size):
         outputs = None
@@ -149,6 +161,12 @@ class MultiModel(keras.Model):
         )
 
     # ---- saving ----
+
+    def save(self, filepath, *args, **kwargs):
+        """Save as `keras.Model.save` does, to a `.keras` file: Keras does not find the classes of an `.h5` file again."""
+        if not str(filepath).endswith(".keras"):
+            raise ValueError(f"A MultiModel is saved to a file that ends in .keras. Received: filepath='{filepath}'.")
+        super().save(filepath, *args, **kwargs)
 
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()

@@ -27,14 +27,22 @@ def model_files(files):
 
 def _matching(file):
     if os.path.isdir(file):
-        found = sorted(str(path) for path in Path(file).iterdir() if path.suffix.lower() in ENDINGS)
+        found = _in_order([str(path) for path in Path(file).iterdir() if path.suffix.lower() in ENDINGS])
     elif glob.has_magic(file) and not os.path.exists(file):
-        found = sorted(glob.glob(file, recursive=True))
+        found = _in_order(glob.glob(file, recursive=True))
     else:
         found = [file]
     if not found:
         raise FileNotFoundError(f"A folder or pattern must hold at least one saved model. Received: '{file}'.")
     return found
+
+
+def _in_order(paths):
+    """Sorted as `pack` sorts what a pattern matches: numbers as numbers."""
+    library()
+    from keras_multiweight.packing.files import natural_order
+
+    return sorted(paths, key=natural_order)
 
 
 def load(path):

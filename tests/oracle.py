@@ -83,7 +83,8 @@ class Gradients:
 
 
 def _total(outputs, weight_of_outputs):
-    return sum(ops.sum(ops.cast(y, "float32") * w) for y, w in zip(tree.flatten(outputs), weight_of_outputs))
+    pairs = zip(tree.flatten(outputs), weight_of_outputs)
+    return sum(ops.sum(ops.multiply(ops.cast(y, "float32"), ops.convert_to_tensor(w))) for y, w in pairs)
 
 
 def assert_close(received, expected, what="", tolerance=TOLERANCE, scale=None):

@@ -112,9 +112,32 @@ def test_a_subclassed_model_is_refused():
         kmw.pack([model])
 
 
+def test_a_functional_model_with_its_own_call_is_refused():
+    class Doubled(keras.Model):
+        def call(self, *args, **kwargs):
+            return super().call(*args, **kwargs) * 2
+
+    x = keras.Input((3,))
+    with pytest.raises(ValueError, match="a subclassed Doubled"):
+        kmw.pack([Doubled(x, k.Dense(2)(x))])
+
+
+def test_an_output_without_a_batch_axis_is_refused():
+    x = keras.Input((3,))
+    model = keras.Model(x, keras.ops.sum(k.Dense(2)(x)))
+    with pytest.raises(ValueError, match=r"must have a batch axis"):
+        kmw.pack([model])
+
+
 def test_something_that_is_no_model_is_refused():
-    with pytest.raises(ValueError, match="type int as member 1"):
+    with pytest.raises(ValueError, match="a int as member 1"):
         kmw.pack([mlp(), 3])
+    with pytest.raises(ValueError, match=r"a NoneType as member 0"):
+        kmw.pack([None])
+    with pytest.raises(ValueError, match=r"the path 'a.keras' as member 1"):
+        kmw.pack([mlp(), "a.keras"])
+    with pytest.raises(ValueError, match=r"unpack takes a MultiModel"):
+        kmw.unpack("packed.keras")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -150,7 +173,7 @@ def test_a_different_file_is_named(tmp_path):
 
 def test_wrong_inputs_are_refused():
     multi = kmw.pack([mlp(), mlp()])
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match=r"must have shape \(None, 3\). Received: shape \(4, 7\)"):
         multi.predict(np.ones((4, 7), "float32"))
     with pytest.raises(ValueError, match=r"structure|inputs?"):
         multi.predict([np.ones((4, 3), "float32")] * 2)

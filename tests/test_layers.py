@@ -210,6 +210,13 @@ def test_wrong_options_are_refused():
         multi.MultiDense(member=layer, num_members=2)
 
 
+def test_layers_of_another_class_are_not_joined():
+    layer = k.Dense(3)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"MultiConv2D must be layers of class Conv2D. Received: a Dense"):
+        multi.MultiConv2D.from_member_layers([layer])
+
+
 def test_layers_that_differ_are_not_joined():
     built = [k.Dense(3), k.Dense(3, activation="relu"), k.Dense(3)]
     for layer, size in zip(built, (4, 4, 5)):

@@ -41,6 +41,36 @@ def test_files_are_packed_in_order(models, x, tmp_path, ending):
     oracle.assert_close(kmw.pack(str(tmp_path / f"*{ending}")).predict(x), expected)
 
 
+def test_a_pattern_is_sorted_with_numbers_as_numbers(tmp_path):
+    models = oracle.members(build, 11)
+    for i, model in enumerate(models):
+        model.save(tmp_path / f"{i}.keras")
+    multi = kmw.pack(str(tmp_path / "*.keras"))
+    np.testing.assert_array_equal(multi.member(10).get_weights()[0], models[10].get_weights()[0])
+
+
+def test_compiled_models_are_packed(models, x):
+    trained = [keras.models.clone_model(model) for model in models]
+    for model, other in zip(trained, models):
+        model.compile("adam", "mse")
+        model.fit(x, np.zeros((70, 2)), verbose=0)
+        other.set_weights(model.get_weights())
+    oracle.assert_close(kmw.pack(trained).predict(x), oracle.stacked_predictions(models, x, 70)[0])
+
+
+def test_packing_leaves_the_random_state_alone(models):
+    keras.utils.set_random_seed(1)
+    expected = build().get_weights()[0]
+    keras.utils.set_random_seed(1)
+    kmw.unpack(kmw.pack(models))
+    np.testing.assert_array_equal(build().get_weights()[0], expected)
+
+
+def test_only_keras_files_are_written(models, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in .keras. Received: .*packed.h5"):
+        kmw.pack(models).save(tmp_path / "packed.h5")
+
+
 def test_files_of_both_formats_are_packed_together(models, x, tmp_path):
     models[0].save(tmp_path / "0.keras")
     models[1].save(tmp_path / "1.h5")

@@ -338,6 +338,11 @@ def _joined_signature(member_class):
 
 
 def _check_options(cls, member, num_members, member_axis):
+    if not isinstance(member, cls.member_class):
+        raise ValueError(
+            f"The members of a {cls.__name__} must be layers of class {cls.member_class.__name__}. "
+            f"Received: a {type(member).__name__}."
+        )
     if not isinstance(num_members, int) or num_members < 1:
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
     if member_axis not in cls.member_axes:

@@ -4,11 +4,13 @@ import dataclasses
 import glob
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable
 
 import keras
 
+from keras_multiweight.packing.graph import is_graph
 from keras_multiweight.packing.match import model_config
 
 ENDINGS = (".keras", ".h5", ".hdf5")
@@ -90,17 +92,15 @@ def open_members(models, custom_objects=None):
     """
     if isinstance(models, (str, os.PathLike)):
         models = _matching(os.fspath(models))
-    models = [models] if isinstance(models, keras.Model) else list(models)
+    models = [models] if isinstance(models, keras.Model) or not hasattr(models, "__iter__") else list(models)
     if not models:
         raise ValueError("pack needs at least one model. Received: an empty list.")
     if all(isinstance(model, (str, os.PathLike)) for model in models):
         return ModelFiles(models, custom_objects)
     for i, model in enumerate(models):
         if not isinstance(model, keras.Model):
-            raise ValueError(
-                "pack takes Keras models, or paths of saved ones, not both. "
-                f"Received: an object of type {type(model).__name__} as member {i}."
-            )
+            what = f"the path '{model}'" if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
+            raise ValueError(f"pack takes Keras models, or paths of saved ones, not both. Received: {what} as member {i}.")
     return LiveModels(models)
 
 
@@ -133,10 +133,15 @@ def _reading(path, read, *args, **kwargs):
 
 
 def _matching(pattern):
-    paths = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+    paths = sorted(glob.glob(pattern), key=natural_order) if glob.has_magic(pattern) else [pattern]
     if not paths:
         raise FileNotFoundError(f"A pattern must match at least one file. Received: '{pattern}', which matches none.")
     return paths
+
+
+def natural_order(path):
+    """A sort key that takes numbers as numbers: `2.keras` before `10.keras`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def _check_file(path):
@@ -147,7 +152,7 @@ def _check_file(path):
 
 
 def _check_packable(model, which):
-    if getattr(model, "inputs", None) and model.built:
+    if model.built and is_graph(model):
         return
     raise ValueError(
         "pack takes built Functional and Sequential models. Received: "

@@ -60,9 +60,11 @@ def walk(model, inputs, visit):
     return _map_leaves(lambda leaf: values[_output_key(leaf, operations)], config["output_layers"])
 
 
-def input_names(model):
-    """The names of a model's input layers, in the order of `model.inputs`."""
-    return _input_names(as_functional(model).get_config())
+def input_layers(model):
+    """The input layers of a model, in the order of `model.inputs`."""
+    functional = as_functional(model)
+    operations = {operation.name: operation for operation in functional.operations}
+    return [operations[name] for name in _input_names(functional.get_config())]
 
 
 def _input_names(config):

@@ -25,6 +25,8 @@ def elementwise(trace, members, *args, **kwargs):
 
 def rowwise(trace, members, *args, **kwargs):
     """Each row alone: members are more rows."""
+    if not trace.have_equal_rows(args, kwargs):
+        return vectorized(trace, members, *args, **kwargs)
     return _weightless(trace, members, "rowwise", _one_of(trace, args, kwargs, (SHARED, FOLDED)), args, kwargs)
 
 
@@ -37,6 +39,8 @@ def channelwise(trace, members, *args, **kwargs):
 
 def merging(trace, members, *args, **kwargs):
     """Joins tensors number by number: grouped if all are, with equal shapes."""
+    if not trace.have_equal_rows(args, kwargs):
+        return vectorized(trace, members, *args, **kwargs)
     shapes = {tuple(x.shape) for x in tensors(args)}
     allowed = (SHARED, FOLDED, GROUPED) if len(shapes) == 1 else (SHARED, FOLDED)
     return _weightless(trace, members, "merging", _one_of(trace, args, kwargs, allowed), args, kwargs)
@@ -148,10 +152,11 @@ def _is_shared(trace, members, args, kwargs):
 
 
 def aligned_operation(trace, members, *args, **kwargs):
-    """A raw elementwise operation: each row alone, unless what it joins differs in rank; then it is mapped."""
+    """A raw elementwise operation: each row alone, where all that it joins has the same rows and rank; else mapped."""
     found, arrays = tensors((args, kwargs)), _arrays(args, kwargs)
-    layouts, ranks = trace.layouts(found), {len(x.shape) for x in found}
-    if len(ranks) > 1 or any(_meets_rows(x, max(ranks)) for x in arrays):
+    layouts, ranks = trace.layouts(found), {len(trace.member_shape(x)) for x in found}
+    aligned = len(ranks) == 1 and 0 not in ranks and trace.have_equal_rows(found)
+    if not aligned or any(_meets_rows(x, max(ranks)) for x in arrays):
         return mapped_operation(trace, members, *args, **kwargs)
     if layouts == {GROUPED} and len({tuple(x.shape) for x in found}) == 1 and not arrays:
         return _call_operation(trace, members, GROUPED, args, kwargs)

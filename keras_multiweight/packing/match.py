@@ -31,10 +31,15 @@ class Difference:
 
     def __str__(self):
         where = f" (layer '{self.layer}')" if self.layer else ""
+        expected, received = _short(self.expected), _short(self.received)
         return (
-            f"{self.key}={self.expected!r} in member 0 and {self.key}={self.received!r} in member {self.member}, "
-            f"{self.member_name}{where}"
+            f"{self.key}={expected} in member 0 and {self.key}={received} in member {self.member}, {self.member_name}{where}"
         )
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
 class IncompatibleModelsError(ValueError):

@@ -13,7 +13,7 @@ from keras_multiweight.model import MultiModel
 from keras_multiweight.packing import table  # noqa: F401  registers the rules
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
-from keras_multiweight.packing.graph import as_functional, count_calls, input_names, is_graph, walk
+from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.trace import Trace, tensors
@@ -27,8 +27,8 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
 
     Args:
         models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
-            or a glob string (`"run/*.keras"`, sorted by name). Models in memory are left as they were. From files the
-            first is built once, and the weights of the others are streamed into place.
+            or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
+            were. From files the first is built once, and the weights of the others are streamed into place.
         verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
         custom_objects: Dict of names to custom classes or functions in the files.
         name: Name of the packed model.
@@ -76,7 +76,7 @@ def build(template, stacks, member_names, name=None, member_seeds=None):
     """The packed model of a template, from the stacked weights of its members."""
     trace = Trace(len(member_names))
     walker = _Packer(trace, stacks, count_calls(template))
-    inputs = [_input_like(x, trace.unique_name(name)) for x, name in zip(template.inputs, input_names(template))]
+    inputs = [_copy_input(layer, trace.unique_name(layer.name)) for layer in input_layers(template)]
     names = [trace.unique_name(name) for name in as_functional(template).output_names]
     outputs = walker.walk(template, trace.mark(inputs, Layout.SHARED))
     outputs = _with_border(trace, outputs, names)
@@ -116,10 +116,8 @@ class _Packer:
             raise
 
 
-def _input_like(x, name):
-    """A new Input with the shape and dtype of a model's input."""
-    optional = getattr(x._keras_history.operation, "optional", False)
-    return keras.layers.InputLayer(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=name, optional=optional).output
+def _copy_input(layer, name):
+    return keras.layers.InputLayer.from_config({**layer.get_config(), "name": name}).output
 
 
 def _in_structure_of(template, inputs):
@@ -130,10 +128,15 @@ def _in_structure_of(template, inputs):
 
 def _with_border(trace, outputs, names):
     """What leaves is batch-first, `(B, N, ...)`, because Keras slices and joins axis 0."""
-    names = iter(names)
+    names = list(names)
 
     def border(x):
-        layer = plumbing.MembersToBatch(trace.num_members, name=next(names), dtype=x.dtype)
+        if not trace.member_shape(x):
+            raise ValueError(
+                "Every output of a packed model must have a batch axis, which Keras joins the batches on. Received: an "
+                f"output of shape () from '{names[0]}'. Keep an axis (keepdims=True), or reduce outside of the model."
+            )
+        layer = plumbing.MembersToBatch(trace.num_members, name=names.pop(0), dtype=x.dtype)
         return layer(trace.to(x, Layout.STACKED))
 
     return keras.tree.map_structure(border, outputs)

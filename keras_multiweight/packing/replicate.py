@@ -39,11 +39,11 @@ def replicate(model, num_members, *, seed=None, name=None):
     """
     if not isinstance(num_members, int) or num_members < 1:
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
+    states = random.getstate(), np.random.get_state()
     fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
     template = LiveModels([fresh()]).template()
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
     stacks = Stacks(template, num_members)
-    states = random.getstate(), np.random.get_state()
     for i, member_seed in enumerate(seeds):
         keras.utils.set_random_seed(member_seed)
         stacks.put(i, read_weights(fresh()))

@@ -45,6 +45,19 @@ class Trace:
         """The set of layouts in nested arguments."""
         return {self.layout(x) for x in tensors(structures)}
 
+    def member_shape(self, x):
+        """The shape of one member's part of a tensor; the channels of a GROUPED one are those of all."""
+        layout, shape = self.layout(x), tuple(x.shape)
+        if layout is Layout.STACKED:
+            return shape[1:]
+        if layout is Layout.FOLDED and shape[0]:
+            return (shape[0] // self.num_members, *shape[1:])
+        return shape
+
+    def have_equal_rows(self, *structures):
+        """Whether all tensors have the same rows. A table of positions `(1, T, C)` has not: it meets every row."""
+        return len({self.member_shape(x)[:1] for x in tensors(structures)}) == 1
+
     def mark(self, structure, layout):
         """Say the layout of each tensor in a structure; returns the structure."""
         for x in tensors(structure):

@@ -98,7 +98,7 @@ def _fitting_inputs(model):
             failure = error
     raise RuntimeError(
         f"The self-check found no input that model '{model.name}' takes (it tried sizes {SIZES} for open dimensions). "
-        "Pass verify=False to pack without it."
+        f"Pass verify=False to pack without it. The last attempt ended with {type(failure).__name__}: {failure}"
     ) from failure
 
 
