@@ -118,14 +118,20 @@ class MultiModel(keras.Model):
         rows = _rows(x)
         if rows is None or steps is not None or callbacks or verbose not in ("auto", 0):
             return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
-        self._check_shapes(tree.flatten(x))
+        self._check_inputs(x)
         batch_size = batch_size or self.default_batch_size()
         if rows <= batch_size:
             return self.predict_on_batch(x)
         return self._predict_in_batches(x, rows, batch_size)
 
-    def _check_shapes(self, arrays):
-        """Name an input whose sizes are wrong. How many there are and their structure, Keras checks."""
+    def _check_inputs(self, x):
+        """Say what is wrong with inputs, before a backend does in its own words. A dict may hold more than is used."""
+        if isinstance(x, dict):
+            return
+        arrays = tree.flatten(x)
+        if len(arrays) != len(self.inputs):
+            names = ", ".join(f"'{expected.name}'" for expected in self.inputs)
+            raise ValueError(f"The model takes {len(self.inputs)} inputs, {names}. Received: {len(arrays)}.")
         for array, expected in zip(arrays, self.inputs):
             pairs = zip(array.shape[1:], expected.shape[1:])
             if len(array.shape) == len(expected.shape) and any(want not in (None, got) for got, want in pairs):
