@@ -202,6 +202,13 @@ def merges():
 
 
 @case
+def layers_along_the_rows():
+    inputs = keras.Input((5,))
+    x = k.Dense(5)(inputs)
+    return keras.Model(inputs, [k.Softmax(axis=0)(x), k.UnitNormalization(axis=-2)(x)])
+
+
+@case
 def residual_convolutions():
     inputs = keras.Input((8, 8, 3))
     x = k.Conv2D(4, 3, padding="same", use_bias=False)(inputs)

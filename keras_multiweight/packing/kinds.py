@@ -25,7 +25,9 @@ def elementwise(trace, members, *args, **kwargs):
 
 def rowwise(trace, members, *args, **kwargs):
     """Each row alone: members are more rows."""
-    if not trace.have_equal_rows(args, kwargs):
+    if not trace.have_equal_rows(args, kwargs) or _works_along_rows(
+        members.template, len(trace.member_shape(tensors(args)[0]))
+    ):
         return vectorized(trace, members, *args, **kwargs)
     return _weightless(trace, members, "rowwise", _one_of(trace, args, kwargs, (SHARED, FOLDED)), args, kwargs)
 
@@ -70,6 +72,12 @@ def _weightless(trace, members, kind, layout, args, kwargs):
         return vectorized(trace, members, *args, **kwargs)  # Keras divides the penalty by the rows it sees
     args, kwargs = trace.to((args, kwargs), layout)
     return trace.mark(trace.weightless(members, kind)(*args, **kwargs), layout)
+
+
+def _works_along_rows(layer, rank):
+    """Whether an axis that a layer names is that of the rows: a Softmax over axis 0, a Concatenate along it."""
+    axes = keras.tree.flatten(getattr(layer, "axis", None))
+    return any(isinstance(axis, int) and axis % rank == 0 for axis in axes)
 
 
 def _one_of(trace, args, kwargs, allowed):
