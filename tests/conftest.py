@@ -4,6 +4,7 @@ import sys
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["COLUMNS"] = "300"  # tables whose cells do not wrap, however long the paths in them are
 sys.path.insert(0, os.path.dirname(__file__))
 
 import keras_multiweight  # noqa: F401  registers its classes before a test loads a file
