@@ -60,5 +60,4 @@ class MapMembers(MultiLayer):
         return cls(keras.saving.deserialize_keras_object(config.pop("member")), **config)
 
 
-MapMembers.__signature__ = None
-del MapMembers.__signature__
+del MapMembers.__signature__  # its __init__ says all
