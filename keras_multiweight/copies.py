@@ -60,6 +60,18 @@ def all_layers(layer):
     return list(found.values())
 
 
+def draws_in_training(layer):
+    """Whether a layer draws random numbers in training. Recurrent layers have a seed generator even with a rate of zero."""
+    return any(map(_draws, all_layers(layer)))
+
+
+def _draws(layer):
+    if not any(isinstance(held, keras.random.SeedGenerator) for held in vars(layer).values()):
+        return False
+    rates = [getattr(layer, name) for name in ("rate", "dropout", "recurrent_dropout") if hasattr(layer, name)]
+    return any(rates) or not rates
+
+
 def _sublayers(layer):
     return _layers_in([getattr(layer, "layers", ()), *vars(layer).values()])
 

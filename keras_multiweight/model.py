@@ -8,6 +8,7 @@ from keras import tree
 
 from keras_multiweight.copies import copy_model
 from keras_multiweight.layers.aggregate import EnsembleAverage
+from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
 
@@ -62,7 +63,7 @@ class MultiModel(keras.Model):
 
     def plan(self):
         """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
-        return Plan(self._hidden.settings["plan"], self.num_members)
+        return Plan(self._hidden.settings["plan"], self.num_members, sum(map(_bytes, self.shared_layers())))
 
     # ---- members ----
 
@@ -80,11 +81,19 @@ class MultiModel(keras.Model):
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
-        return [self.get_layer(name).member_value(index, i) for name, index in self.weight_places()]
+        return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
 
     def weight_places(self):
-        """For each weight of a single model, in order: the name of the layer here and the index in its `stacked_weights`."""
+        """For each weight of a single model, in order: the name of the layer here and the index among its weights.
+
+        A `MultiLayer` has it in its `stacked_weights`; a layer that all members share, in its `weights`.
+        """
         return [tuple(place) for place in self._hidden.settings["slots"]]
+
+    def shared_layers(self):
+        """The layers with weights that are equal in all members, stored and computed once."""
+        names = [row["name"] for row in self._hidden.settings["plan"] if row["rule"] == "shared"]
+        return [layer for layer in map(self.get_layer, names) if layer.variables]
 
     def unpack(self):
         """All members as ordinary Keras models, in order."""
@@ -185,6 +194,18 @@ class MultiModel(keras.Model):
         graph = keras.Model.from_config(config.pop("graph"), custom_objects)
         member = keras.saving.deserialize_keras_object(config.pop("member"), custom_objects)
         return cls(graph.input, graph.output, member=member, name=graph.name, trainable=graph.trainable, **config)
+
+
+def _member_value(layer, index, i):
+    """A weight of member `i`, as a NumPy array."""
+    return (
+        layer.member_value(index, i) if isinstance(layer, MultiLayer) else keras.ops.convert_to_numpy(layer.weights[index])
+    )
+
+
+def _bytes(layer):
+    """The size of a layer's weights."""
+    return sum(math.prod(w.shape) * keras.ops.convert_to_numpy(w).dtype.itemsize for w in layer.weights)
 
 
 def _rows(x):

@@ -9,20 +9,32 @@ COLUMNS = ("layer", "class", "rule", "packed")
 
 
 class Plan(list):
-    """The plan of a packed model: a list of rows `{"layer", "class", "rule", "packed"}`, printed as a table."""
+    """The plan of a packed model: a list of rows `{"layer", "class", "rule", "packed", "name"}`, printed as a table.
 
-    def __init__(self, rows, num_members):
+    Attributes:
+        num_members: N.
+        shared_bytes: The size of the weights that all members share. N separate models hold them N times.
+    """
+
+    def __init__(self, rows, num_members, shared_bytes=0):
         super().__init__(rows)
         self.num_members = num_members
+        self.shared_bytes = shared_bytes
 
     def table(self):
         """The plan as a `rich` table."""
-        table = Table(title=f"{self.num_members} members in one graph")
+        table = Table(title=f"{self.num_members} members in one graph", caption=self._what_is_shared())
         for column in COLUMNS:
             table.add_column(column)
         for row in self:
             table.add_row(*(str(row[column]) for column in COLUMNS))
         return table
+
+    def _what_is_shared(self):
+        if not self.shared_bytes:
+            return None
+        size = self.shared_bytes / 1e6
+        return f"shared: {size:.3g} MB of weights, held and computed once; {size * (self.num_members - 1):.3g} MB saved"
 
     def __str__(self):
         console = Console(file=io.StringIO(), width=120)

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.configs import differences, layer_config
-from keras_multiweight.copies import all_layers, copy_layer
+from keras_multiweight.copies import all_layers, copy_layer, draws_in_training
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
@@ -218,7 +218,7 @@ class MultiLayer(keras.layers.Layer):
 
         The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
         """
-        draws = kwargs.get("training") and self.stacked_seeds and _has_dropout(self.member)
+        draws = kwargs.get("training") and draws_in_training(self.member)
         return map_members(self, args, kwargs, "unrolled" if draws else "vectorized")
 
     def call(self, *args, **kwargs):
@@ -301,10 +301,6 @@ class MultiLayer(keras.layers.Layer):
         if self.member_axis == -1:
             return keras.KerasTensor((*shape[:-1], shape[-1] * self.num_members), x.dtype)
         return keras.KerasTensor((*shape[: self.member_axis], self.num_members, *shape[self.member_axis :]), x.dtype)
-
-
-def _has_dropout(layer):
-    return any(getattr(x, name, 0) for x in all_layers(layer) for name in ("dropout", "recurrent_dropout", "rate"))
 
 
 def _map_tensors(fn, structure):

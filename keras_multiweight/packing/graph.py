@@ -33,7 +33,7 @@ def walk(model, inputs, visit):
         model: A model for which `is_graph` holds.
         inputs: What stands for the model's inputs, a flat list.
         visit: Gets a layer or raw operation of the model, and its arguments with every tensor replaced by what `visit`
-            returned for it.
+            returned for it. Returns its outputs as a flat list.
 
     Returns:
         What stands for the model's outputs, in their structure.
@@ -41,7 +41,7 @@ def walk(model, inputs, visit):
     functional = as_functional(model)
     config = functional.get_config()
     operations = {operation.name: operation for operation in functional.operations}
-    values = {(name, 0, 0): x for name, x in zip(_input_names(config), inputs, strict=True)}
+    values = {(name, 0): [x] for name, x in zip(_input_names(config), inputs, strict=True)}
     waiting = collections.deque(_nodes(config))
     stuck = 0
     while waiting:
@@ -54,10 +54,8 @@ def walk(model, inputs, visit):
             continue
         stuck = 0
         args, kwargs = _revive(node["args"], values), _revive(node["kwargs"], values)
-        outputs = visit(operations[name], args, kwargs)
-        for k, output in enumerate(keras.tree.flatten(outputs)):
-            values[name, index, k] = output
-    return _map_leaves(lambda leaf: values[_output_key(leaf, operations)], config["output_layers"])
+        values[name, index] = visit(operations[name], args, kwargs)
+    return _map_leaves(lambda leaf: _output(leaf, operations, values), config["output_layers"])
 
 
 def input_layers(model):
@@ -91,18 +89,18 @@ def _nodes(config):
             yield layer["name"], index, node
 
 
-def _output_key(leaf, operations):
+def _output(leaf, operations, values):
     """Outputs count the node that a nested Functional model begins with; the arguments of calls do not."""
     name, index, k = leaf
     nested = is_graph(operations[name]) and not isinstance(operations[name], keras.Sequential)
-    return name, index - nested, k
+    return values[name, index - nested][k]
 
 
 def _references(item):
-    """The tensors that a node's config names."""
+    """The nodes that a node's config names."""
     if isinstance(item, dict):
         if item.get("class_name") == "__keras_tensor__":
-            yield tuple(item["config"]["keras_history"])
+            yield tuple(item["config"]["keras_history"][:2])
         else:
             for value in item.values():
                 yield from _references(value)
@@ -115,7 +113,8 @@ def _revive(item, values):
     """The arguments of a call from their config."""
     if isinstance(item, dict):
         if item.get("class_name") == "__keras_tensor__":
-            return values[tuple(item["config"]["keras_history"])]
+            name, index, k = item["config"]["keras_history"]
+            return values[name, index][k]
         if item.get("class_name") and "config" in item:
             return keras.saving.deserialize_keras_object(item)
         return {key: _revive(value, values) for key, value in item.items()}

@@ -15,6 +15,14 @@ from keras_multiweight.packing.trace import is_symbolic, mask_of, tensors
 SHARED, STACKED, FOLDED, GROUPED = Layout.SHARED, Layout.STACKED, Layout.FOLDED, Layout.GROUPED
 
 
+# ---- what all members have in common ----
+
+
+def shared(trace, members, *args, **kwargs):
+    """An ordinary layer: its weights are equal in all members, and so are its inputs."""
+    return trace.mark(trace.ordinary(members, "shared")(*args, **kwargs), SHARED)
+
+
 # ---- layers without weights ----
 
 
@@ -50,6 +58,8 @@ def merging(trace, members, *args, **kwargs):
 
 def random(trace, members, *args, **kwargs):
     """Draws for each number: a shared input is no longer shared, because every member draws its own."""
+    if not members.template.variables:  # a rate of zero
+        return elementwise(trace, members, *args, **kwargs)
     own = _one_of(trace, args, kwargs, (FOLDED, GROUPED))
     layout = FOLDED if getattr(members.template, "noise_shape", None) is not None else own
     return _weightless(trace, members, "random", layout, args, kwargs)
@@ -71,7 +81,7 @@ def _weightless(trace, members, kind, layout, args, kwargs):
     if getattr(members.template, "activity_regularizer", None) is not None:
         return vectorized(trace, members, *args, **kwargs)  # Keras divides the penalty by the rows it sees
     args, kwargs = trace.to((args, kwargs), layout)
-    return trace.mark(trace.weightless(members, kind)(*args, **kwargs), layout)
+    return trace.mark(trace.ordinary(members, kind)(*args, **kwargs), layout)
 
 
 def _works_along_rows(layer, rank):
@@ -197,4 +207,4 @@ def mapped_operation(trace, members, *args, **kwargs):
 
 def _call_operation(trace, members, layout, args, kwargs):
     args, kwargs = trace.to((args, kwargs), layout)
-    return trace.mark(trace.weightless(members, "operation")(*args, **kwargs), layout)
+    return trace.mark(trace.ordinary(members, "operation")(*args, **kwargs), layout)

@@ -10,25 +10,34 @@ from keras_multiweight.copies import copy_model, matching_weights
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
 from keras_multiweight.model import MultiModel
-from keras_multiweight.packing import table  # noqa: F401  registers the rules
+from keras_multiweight.packing import (
+    kinds,
+    table,  # noqa: F401  registers the rules
+)
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
+from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace, tensors
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
 
-def pack(models, *, verify=True, custom_objects=None, name=None):
+def pack(models, *, share="equal", verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
         models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
             or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
             were. From files the first is built once, and the weights of the others are streamed into place.
+        share: What all members compute alike is stored and computed once: layers whose weights are the same bits in all
+            members, on inputs that all members share, such as the common trunk of fine-tuned heads. `"equal"`, the
+            default, finds all of them; a model with a shared layer that can train, or that draws random numbers in
+            training, predicts but is not trained. `"frozen"` leaves those layers apart. `None` keeps N copies of
+            everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
         verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
         custom_objects: Dict of names to custom classes or functions in the files.
         name: Name of the packed model.
@@ -53,7 +62,7 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
     template = source.template()
     probe = Probe(template) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, name=name)
+    multi = build(template, stacks, source.names, share=share, name=name)
     if verify:
         probe.check(multi)
     return multi
@@ -72,10 +81,10 @@ def collect_weights(source, template, probe=None):
     return stacks
 
 
-def build(template, stacks, member_names, name=None, member_seeds=None):
+def build(template, stacks, member_names, share, name=None, member_seeds=None):
     """The packed model of a template, from the stacked weights of its members."""
     trace = Trace(len(member_names))
-    walker = _Packer(trace, stacks, count_calls(template))
+    walker = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
     inputs = [_copy_input(layer, trace.unique_name(layer.name)) for layer in input_layers(template)]
     names = [trace.unique_name(name) for name in as_functional(template).output_names]
     outputs = walker.walk(template, trace.mark(inputs, Layout.SHARED))
@@ -96,13 +105,17 @@ def build(template, stacks, member_names, name=None, member_seeds=None):
 class _Packer:
     """Applies the rule of each layer on the way through a model."""
 
-    def __init__(self, trace, stacks, calls):
+    def __init__(self, trace, stacks, shared, calls):
         self.trace = trace
         self.stacks = stacks
+        self.shared = shared
         self.calls = calls
 
     def walk(self, model, inputs, path=""):
-        return walk(model, inputs, lambda operation, args, kwargs: self.visit(operation, args, kwargs, path))
+        def visit(operation, args, kwargs):
+            return keras.tree.flatten(self.visit(operation, args, kwargs, path))
+
+        return walk(model, inputs, visit)
 
     def visit(self, operation, args, kwargs, path):
         path = f"{path}{operation.name}"
@@ -110,10 +123,14 @@ class _Packer:
             return self.walk(operation, tensors(args), f"{path}/")
         members = Members(operation, self.trace.num_members, self.calls[id(operation)], path, self.stacks)
         try:
-            return (find_rule(operation) or fallback)(self.trace, members, *args, **kwargs)
+            return self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
         except Exception as error:
             error.add_note(f"while packing layer '{path}' of class {type(operation).__name__}")
             raise
+
+    def rule(self, operation, args, kwargs):
+        alike = id(operation) in self.shared and self.trace.layouts(args, kwargs) == {Layout.SHARED}
+        return kinds.shared if alike else find_rule(operation) or fallback
 
 
 def _copy_input(layer, name):

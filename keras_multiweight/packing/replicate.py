@@ -48,13 +48,13 @@ def replicate(model, num_members, *, seed=None, name=None):
         keras.utils.set_random_seed(member_seed)
         stacks.put(i, read_weights(fresh()))
     random.setstate(states[0]), np.random.set_state(states[1])
-    if num_members > 1 and template.weights and stacks.are_equal():
+    if num_members > 1 and template.weights and stacks.are_equal(template):
         raise ValueError(
             "Members must differ, but the function builds the same weights at every call. Take the fixed seeds out of "
             f"its initialisers. Received: {num_members} equal members of '{template.name}'."
         )
     names = [f"'{template.name}' with seed {s}" for s in seeds]
-    return build(template, stacks, names, name=name, member_seeds=seeds)
+    return build(template, stacks, names, share=None, name=name, member_seeds=seeds)
 
 
 def _rebuilt(model):

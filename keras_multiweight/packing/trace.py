@@ -87,17 +87,21 @@ class Trace:
         if key not in self.layers:
             layer = self.layers[key] = make()
             self.plan.append({"layer": members.path, "class": type(members.template).__name__, "rule": kind,
-                              "packed": type(layer).__name__})  # fmt: skip
+                              "packed": type(layer).__name__, "name": layer.name})  # fmt: skip
             for index, weight in enumerate(getattr(members.template, "weights", ())):
                 self.slots[id(weight)] = [layer.name, index]
         return self.layers[key]
 
-    def weightless(self, members, kind):
-        """A copy of a layer or operation without weights, which serves all members."""
+    def ordinary(self, members, kind):
+        """A copy of a layer or operation, which serves all members: it has no weights, or those that all members have."""
         template = members.template
 
         def make():
-            return copy_layer(template, {**template.get_config(), "name": self.unique_name(members.path)})
+            layer = copy_layer(template, {**template.get_config(), "name": self.unique_name(members.path)})
+            if getattr(template, "weights", None):
+                layer.build_from_config(template.get_build_config())
+                layer.set_weights(members.take_shared_weights())
+            return layer
 
         return self.layer(members, kind, make)
 

@@ -1,0 +1,84 @@
+"""What all members compute alike: layers with equal weights, on inputs that all members share."""
+
+import collections
+import dataclasses
+
+import keras
+from keras import tree
+
+from keras_multiweight.copies import all_layers, draws_in_training
+from keras_multiweight.packing.graph import is_graph, walk
+
+SHARES = ("equal", "frozen", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Alike:
+    """Stands for a tensor: whether all members compute the same numbers, and what draws random numbers on the way."""
+
+    holds: bool
+    draws: frozenset = frozenset()
+
+
+class SharedLayers:
+    """The layers of a model that all members can have in common.
+
+    Args:
+        template: The model of the first member.
+        stacks: The members' weights, all of them.
+        share: `"equal"`, `"frozen"` or None, as for `pack`.
+
+    `id(layer) in shared` says whether a layer is computed once. A layer with weights is, if all members have the same
+    bits in them and all of its inputs are computed alike. A layer that only draws random numbers in training (Dropout) is
+    if a layer with weights behind it is: alone it would gain nothing, and keep the members from being trained.
+    """
+
+    def __init__(self, template, stacks, share):
+        if share not in SHARES:
+            raise ValueError(f"share must be one of {SHARES}. Received: share={share!r}.")
+        self._stacks = stacks
+        self._share = share
+        self._found = set()
+        self._apart = set()  # layers with a call on inputs that are not alike
+        if share is not None and stacks.num_members > 1:
+            self._search(template)
+
+    def __contains__(self, key):
+        return key in self._found
+
+    def _search(self, template):
+        """Pass through the graph until no layer turns out to have a call on inputs that are not alike."""
+        before = None
+        while before != len(self._apart):
+            before = len(self._apart)
+            self._found = set()
+            self._walk(template, [_Alike(True)] * len(template.inputs))
+
+    def _walk(self, model, inputs):
+        return walk(model, inputs, self._visit)
+
+    def _visit(self, operation, args, kwargs):
+        inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, _Alike)]
+        if is_graph(operation):
+            return tree.flatten(self._walk(operation, inputs))
+        alike, draws = all(x.holds for x in inputs), frozenset().union(*(x.draws for x in inputs))
+        if isinstance(operation, keras.layers.Layer):
+            alike, draws = self._pass_layer(operation, alike, draws)
+        return collections.defaultdict(lambda: _Alike(alike, draws))  # one answer for whichever output
+
+    def _pass_layer(self, layer, alike, draws):
+        """What a layer makes of inputs; remembers it if it has weights and can be shared."""
+        if not alike:
+            self._apart.add(id(layer))
+        if id(layer) in self._apart or not self._may_share(layer):
+            return False, draws
+        if not layer.weights:
+            return True, draws | {id(layer)} if layer.variables else draws
+        self._found |= {id(layer)} | draws
+        return True, draws
+
+    def _may_share(self, layer):
+        penalised = any(inner.activity_regularizer is not None for inner in all_layers(layer))  # once for each member
+        if penalised or not self._stacks.are_equal(layer):
+            return False
+        return self._share == "equal" or not (layer.trainable_variables or draws_in_training(layer))
