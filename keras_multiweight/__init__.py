@@ -5,6 +5,7 @@ See `pack` to join trained models, `replicate` for fresh members, and `layers` f
 
 from keras_multiweight import layers
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
+from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EnsembleAverage",
     "IncompatibleModelsError",
+    "MixedMultiModel",
     "MultiDense",
     "MultiModel",
     "MultiSparseLinear",

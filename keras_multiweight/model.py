@@ -63,7 +63,8 @@ class MultiModel(keras.Model):
 
     def plan(self):
         """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
-        return Plan(self._hidden.settings["plan"], self.num_members, sum(map(_bytes, self.shared_layers())))
+        saved = (self.num_members - 1) * sum(map(_bytes, self.shared_layers()))
+        return Plan(self._hidden.settings["plan"], self.num_members, saved)
 
     # ---- members ----
 
@@ -73,15 +74,19 @@ class MultiModel(keras.Model):
         Raises:
             IndexError: There is no member `i`. Negative numbers count from the end.
         """
-        if not -self.num_members <= i < self.num_members:
-            raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
         model = copy_model(self._hidden.member)
         model.set_weights(self.member_weights(i))
         return model
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
+        i = self._number(i)
         return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
+
+    def _number(self, i):
+        if not -self.num_members <= i < self.num_members:
+            raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
+        return i % self.num_members
 
     def weight_places(self):
         """For each weight of a single model, in order: the name of the layer here and the index among its weights.
@@ -161,7 +166,7 @@ class MultiModel(keras.Model):
 
     def default_batch_size(self):
         """The largest power of two of rows, 32 to 8192, whose activations in all layers stay below 16 million numbers."""
-        a_row = sum(_numbers_a_row(y) for layer in self.layers for y in tree.flatten(layer.output))
+        a_row = _numbers_a_row(self)
         rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
         return min(max(2 ** int(math.log2(rows)), 32), 8192)
 
@@ -217,8 +222,15 @@ def _rows(x):
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _numbers_a_row(y):
-    """The size of a layer's output for one row of input, with 64 in the place of open dimensions."""
+def _numbers_a_row(layer):
+    """The size of a layer's outputs, or of those of all layers of a model, for one row of input."""
+    if isinstance(layer, MultiModel):
+        return sum(map(_numbers_a_row, layer.layers))
+    return sum(map(_size_a_row, tree.flatten(layer.output)))
+
+
+def _size_a_row(y):
+    """The size of a tensor for one row of input, with 64 in the place of open dimensions."""
     shape = list(y.shape)
     if None in shape:
         shape.remove(None)  # the batch

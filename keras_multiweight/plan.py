@@ -13,13 +13,13 @@ class Plan(list):
 
     Attributes:
         num_members: N.
-        shared_bytes: The size of the weights that all members share. N separate models hold them N times.
+        saved_bytes: What N separate models hold more, because each has its own copy of the weights that are shared here.
     """
 
-    def __init__(self, rows, num_members, shared_bytes=0):
+    def __init__(self, rows, num_members, saved_bytes=0):
         super().__init__(rows)
         self.num_members = num_members
-        self.shared_bytes = shared_bytes
+        self.saved_bytes = saved_bytes
 
     def table(self):
         """The plan as a `rich` table."""
@@ -31,10 +31,9 @@ class Plan(list):
         return table
 
     def _what_is_shared(self):
-        if not self.shared_bytes:
+        if not self.saved_bytes:
             return None
-        size = self.shared_bytes / 1e6
-        return f"shared: {size:.3g} MB of weights, held and computed once; {size * (self.num_members - 1):.3g} MB saved"
+        return f"What is shared is held and computed once: {self.saved_bytes / 1e6:.3g} MB saved."
 
     def __str__(self):
         console = Console(file=io.StringIO(), width=120)

@@ -13,6 +13,7 @@ LEVELS = {
     **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan"), 0),
     "layers": 1,
     "model": 2,
+    "mixed": 2,
     "packing": 3,
 }
 

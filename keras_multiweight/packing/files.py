@@ -90,11 +90,7 @@ def open_members(models, custom_objects=None):
         ValueError: No models, something that is neither a model nor a path, or a file that is no saved model.
         FileNotFoundError: A file that is not there, or a pattern that matches none.
     """
-    if isinstance(models, (str, os.PathLike)):
-        models = _matching(os.fspath(models))
-    models = [models] if isinstance(models, keras.Model) or not hasattr(models, "__iter__") else list(models)
-    if not models:
-        raise ValueError("pack needs at least one model. Received: an empty list.")
+    models = listed(models)
     if all(isinstance(model, (str, os.PathLike)) for model in models):
         return ModelFiles(models, custom_objects)
     for i, model in enumerate(models):
@@ -102,6 +98,16 @@ def open_members(models, custom_objects=None):
             what = f"the path '{model}'" if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
             raise ValueError(f"pack takes Keras models, or paths of saved ones, not both. Received: {what} as member {i}.")
     return LiveModels(models)
+
+
+def listed(models):
+    """What `pack` takes, as a list of models or paths."""
+    if isinstance(models, (str, os.PathLike)):
+        models = _matching(os.fspath(models))
+    models = [models] if isinstance(models, keras.Model) or not hasattr(models, "__iter__") else list(models)
+    if not models:
+        raise ValueError("pack needs at least one model. Received: an empty list.")
+    return models
 
 
 def read_config(path):

@@ -46,17 +46,29 @@ class IncompatibleModelsError(ValueError):
     """The models are not the same computation with other weights.
 
     Attributes:
-        differences: List of `Difference`: member, layer, key, expected, received.
+        differences: List of `Difference`: member, layer, key, expected, received. All differences of all members.
+        groups: The numbers of the members by architecture, as `pack(models, group=True)` takes them: `[[0, 2], [1]]`.
+            Empty where the models differ in more than their configs.
     """
 
-    def __init__(self, found):
+    def __init__(self, found, groups=()):
         self.differences = list(found)
+        self.groups = list(groups) if len(groups) > 1 else []
         lines = [f"  {difference}" for difference in self.differences[:SHOWN]]
         if len(self.differences) > SHOWN:
             lines.append(f"  and {len(self.differences) - SHOWN} more in .differences")
         super().__init__(
             "The members must have equal configs and weight shapes; only the values of their weights may differ. "
-            "Received:\n" + "\n".join(lines) + "\nPack models of different architectures separately."
+            "Received:\n" + "\n".join([*lines, self._hint()])
+        )
+
+    def _hint(self):
+        if not self.groups:
+            return "Pack models of different architectures with group=True."
+        shown = "; ".join(", ".join(map(str, members[:SHOWN])) + ", ..." * (len(members) > SHOWN) for members in self.groups)
+        return (
+            f"There are {len(self.groups)} architectures, of the members {shown}. pack(models, group=True) packs each of "
+            "them, and joins their answers in one model."
         )
 
 

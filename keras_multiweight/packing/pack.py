@@ -9,6 +9,7 @@ import keras
 from keras_multiweight.copies import copy_model, matching_weights
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
+from keras_multiweight.mixed import join
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing import (
     kinds,
@@ -17,6 +18,7 @@ from keras_multiweight.packing import (
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
+from keras_multiweight.packing.groups import architecture, group_by, groups_of
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.sharing import SharedLayers
@@ -26,13 +28,16 @@ from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
 
-def pack(models, *, share="equal", verify=True, custom_objects=None, name=None):
+def pack(models, *, group=False, share="equal", verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
         models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
             or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
             were. From files the first is built once, and the weights of the others are streamed into place.
+        group: bool. Take models of different architectures too: each architecture is packed, and the groups are joined in
+            one model with one `predict`, a `MixedMultiModel`. They must take the same inputs and give outputs of the same
+            shapes.
         share: What all members compute alike is stored and computed once: layers whose weights are the same bits in all
             members, on inputs that all members share, such as the common trunk of fine-tuned heads. `"equal"`, the
             default, finds all of them; a model with a shared layer that can train, or that draws random numbers in
@@ -58,6 +63,10 @@ def pack(models, *, share="equal", verify=True, custom_objects=None, name=None):
     multi.predict(x).shape  # (rows, len(models), ...)
     ```
     """
+    if group and len(groups := groups_of(models)) > 1:
+        options = {"share": share, "verify": verify, "custom_objects": custom_objects}
+        packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
+        return join(packed, [numbers for numbers, _ in groups], name)
     source = open_members(models, custom_objects)
     template = source.template()
     probe = Probe(template) if verify else None
@@ -71,13 +80,20 @@ def pack(models, *, share="equal", verify=True, custom_objects=None, name=None):
 def collect_weights(source, template, probe=None):
     """Compare every member with the template, and stack their weights."""
     stacks = Stacks(template, len(source.names))
+    found, architectures = [], []
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
-        _raise_if(config_differences(member.expected, member.received, i, member.name))
-        model = member.load()
-        _raise_if(weight_differences(template, model, i, member.name))
+        differences = config_differences(member.expected, member.received, i, member.name)
+        architectures.append(architecture(member.received))
+        if not differences:
+            model = member.load()
+            differences = weight_differences(template, model, i, member.name)
+        if found := found + differences:
+            continue  # to the end, so that the error tells all
         stacks.put(i, read_weights(model))
         if probe:
             probe.record(model)
+    if found:
+        raise IncompatibleModelsError(found, group_by(architectures))
     return stacks
 
 
@@ -157,8 +173,3 @@ def _with_border(trace, outputs, names):
         return layer(trace.to(x, Layout.STACKED))
 
     return keras.tree.map_structure(border, outputs)
-
-
-def _raise_if(differences):
-    if differences:
-        raise IncompatibleModelsError(differences)
