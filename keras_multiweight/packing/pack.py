@@ -22,15 +22,20 @@ from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
 
-def pack(models, *, verify=True, custom_objects=None, name=None):
+def pack(models, *, template=None, verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
-        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
-            or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
-            were. From files the first is built once, and the weights of the others are streamed into place.
+        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
+            `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted by
+            name, numbers as numbers. Models in memory are left as they were. From files one model is built, and the weights
+            of the others are streamed into place.
+        template: The architecture of files that hold only weights: a Keras model, which is left as it was, or the path of
+            a saved model or of a config (`model.to_json()`). Left out, a config beside the weights is taken, of the name
+            of the weights or `model.json`. Files that say their architecture must have the template's.
         verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
-        custom_objects: Dict of names to custom classes or functions in the files.
+        custom_objects: Dict of names to custom classes or functions in the files. Registered ones
+            (`keras.saving.register_keras_serializable`) are known without it. Files bring no code of their own.
         name: Name of the packed model.
 
     Returns:
@@ -38,7 +43,8 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
 
     Raises:
         IncompatibleModelsError: The models differ in more than the values of their weights; `.differences` says where.
-        ValueError: No models, an unbuilt one, something that is no model, or an unreadable file, by name.
+        ValueError: No models, an unbuilt one, something that is no model, an unreadable file, or one that asks for code or
+            for bytes from elsewhere, by name.
         FileNotFoundError: A missing file.
         RuntimeError: The self-check found a difference.
 
@@ -49,7 +55,7 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
     multi.predict(x).shape  # (rows, len(models), ...)
     ```
     """
-    source = open_members(models, custom_objects)
+    source = open_members(models, custom_objects, template)
     template = source.template()
     probe = Probe(template) if verify else None
     stacks = collect_weights(source, template, probe)
