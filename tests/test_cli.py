@@ -272,8 +272,8 @@ def test_unpack_refuses_what_is_not_packed(files, tmp_path):
     (tmp_path / "file").touch()
     fails("unpack", files.paths[0], tmp_path / "new", match="must be a packed model")
     fails("unpack", files.broken, tmp_path / "new", match="must be a whole model saved by Keras")
-    fails("unpack", "nowhere.keras", tmp_path / "new", match="There must be a saved Keras model at this path")
-    fails("unpack", tmp_path / "file", tmp_path / "new", match="A saved Keras model ends in .keras")
+    fails("unpack", "nowhere.keras", tmp_path / "new", match="must be a file that exists")
+    fails("unpack", tmp_path / "file", tmp_path / "new", match="A saved model ends in .keras")
     fails("unpack", files.packed, tmp_path / "file", match="DIR must be a folder")
     assert contents(tmp_path) == ["file"]
 

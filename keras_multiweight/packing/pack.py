@@ -27,9 +27,9 @@ def pack(models, *, template=None, verify=True, custom_objects=None, name=None):
 
     Args:
         models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
-            `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted by
-            name, numbers as numbers. Models in memory are left as they were. From files one model is built, and the weights
-            of the others are streamed into place.
+            `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted
+            by name, numbers as numbers. Models in memory are left as they were. From files one model is built, and the
+            weights of the others are streamed into place.
         template: The architecture of files that hold only weights: a Keras model, which is left as it was, or the path of
             a saved model or of a config (`model.to_json()`). Left out, a config beside the weights is taken, of the name
             of the weights or `model.json`. Files that say their architecture must have the template's.

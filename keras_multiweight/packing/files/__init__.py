@@ -1,8 +1,8 @@
 """Members from files, which others may have written: what is in them is compared and read, never run.
 
-`sources` opens members; `paths` says which files are meant, `formats` where each kind keeps what; `archive`, `h5` and `config`
-read with the limits of `limits`; `allowed` says what a config may name; `build` makes the one model that is built, and
-`layout` finds the weights for all others.
+`sources` opens members; `paths` says which files are meant, `formats` where each kind keeps what; `archive`, `h5` and
+`config` read with the limits of `limits`; `allowed` says what a config may name; `build` makes the one model that is built,
+and `layout` finds the weights for all others.
 """
 
 from keras_multiweight.packing.files.formats import ENDINGS

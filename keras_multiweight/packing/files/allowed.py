@@ -34,8 +34,8 @@ PUBLIC = ("layers", "initializers", "regularizers", "constraints", "dtype_polici
 LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
 
 TRUST = (
-    "If you trust the file, load it yourself with `keras.models.load_model(path, safe_mode=False)` and pack the loaded models; "
-    "or save the model with a registered layer class in its place."
+    "If you trust the file, load it yourself with `keras.models.load_model(path, safe_mode=False)` and pack the loaded "
+    "models; or save the model with a registered layer class in its place."
 )
 REGISTER = (
     "Import the module that registers it first (`keras.saving.register_keras_serializable`; on the command line "

@@ -10,12 +10,11 @@ import h5py
 import keras
 
 from keras_multiweight.packing.files import allowed
-from keras_multiweight.packing.files.config import without_compile
 from keras_multiweight.packing.files.formats import WEIGHTS
 
 NO_CONFIG = (
-    "it holds weights without a config. Pass template=: a model, or the path of a saved one or of a config (`model.to_json()`); "
-    "or put the config beside the weights, as model.json"
+    "it holds weights without a config. Pass template=: a model, or the path of a saved one or of a config "
+    "(`model.to_json()`); or put the config beside the weights, as model.json"
 )
 
 
@@ -38,7 +37,7 @@ def build(file, custom_objects=None, config=None):
         raise ValueError(NO_CONFIG)
     custom_objects = allowed.check(config, file.path, custom_objects)
     with tempfile.TemporaryDirectory(prefix="keras-multiweight-") as folder:
-        copy = _write_copy(file, without_compile(config), pathlib.Path(folder))
+        copy = _write_copy(file, config, pathlib.Path(folder))
         _try_out(copy, custom_objects)
         return _load(copy, custom_objects)
 

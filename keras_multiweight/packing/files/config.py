@@ -6,7 +6,7 @@ from keras_multiweight.packing.files.limits import CONFIG_BYTES, CONFIG_DEPTH, U
 
 
 def parse(text, path):
-    """The config in a JSON text.
+    """The config in a JSON text, without what the model was trained with.
 
     Args:
         text: str or bytes.
@@ -26,7 +26,7 @@ def parse(text, path):
     if not isinstance(config, dict) or not isinstance(config.get("config"), (dict, list)):
         raise ValueError("The config of a model is a JSON object with a 'class_name' and a 'config'.")
     check_depth(config, path)
-    return config
+    return _without_training(config)
 
 
 def check_depth(config, path):
@@ -39,12 +39,12 @@ def check_depth(config, path):
         depth += 1
 
 
-def without_compile(config):
-    """The config without what models were trained with, which is not wanted."""
-    if isinstance(config, dict):
-        dropped = ("compile_config",) if "class_name" in config else ()
-        return {key: without_compile(value) for key, value in config.items() if key not in dropped}
-    return [without_compile(value) for value in config] if isinstance(config, list) else config
+def _without_training(value):
+    """Without the losses, metrics and optimizers of objects, which are not wanted."""
+    if isinstance(value, dict):
+        dropped = "compile_config" if "class_name" in value else None
+        return {key: _without_training(item) for key, item in value.items() if key != dropped}
+    return [_without_training(item) for item in value] if isinstance(value, list) else value
 
 
 def _children(value):

@@ -7,13 +7,15 @@ libraries, and can declare any shape. None of this is in a file that Keras write
 import h5py
 import numpy as np
 
-from keras_multiweight.packing.files.limits import EXPANSION, H5_DEPTH, H5_OBJECTS, SMALL, UnsafeFileError
+from keras_multiweight.packing.files.limits import EXPANSION, H5_OBJECTS, SMALL, UnsafeFileError
 
 OPTIMIZER = ("optimizer", "optimizer_weights")
 KEPT_ATTRIBUTES = ("dtype", "name", "keras_version", "backend", "weight_names", "layer_names")
+DIGITS = "0123456789"  # Keras cuts long lists of names into numbered attributes
 FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those that are part of HDF5 itself
 KINDS = "biufV"  # numbers, and V for bfloat16, which HDF5 does not know
 TOP = "top_level_model_weights"
+_LINKS = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "an external link"}
 
 
 class Tensors:
@@ -42,20 +44,10 @@ class Tensors:
 
     def by_path(self):
         """`{path: dataset}` in files of Keras 3. The state of an optimizer is left out, and not looked at."""
-        found, waiting, seen = {}, [("", self.group, 0)], 0
-        while waiting:
-            prefix, group, depth = waiting.pop()
-            for name in group:
-                if not prefix and name in OPTIMIZER:
-                    continue
-                child, seen = self._child(group, name), seen + 1
-                if seen > H5_OBJECTS or depth > H5_DEPTH:
-                    self._refuse(f"An H5 file may have {H5_OBJECTS:,} objects in {H5_DEPTH} levels.", "more", name)
-                if isinstance(child, h5py.Group):
-                    waiting.append((f"{prefix}{name}/", child, depth + 1))
-                else:
-                    found[f"{prefix}{name}"] = self._checked(child, name)
-        return found
+        names = self._names_below()
+        groups = {name.rpartition("/")[0] for name in names}
+        children = {name: self.group[name] for name in names if name not in groups}
+        return {name: self._checked(x, name) for name, x in children.items() if not isinstance(x, h5py.Group)}
 
     def by_position(self):
         """`{"layer/weight": dataset}` with numbers for names, in legacy files, where the names of layers do not matter."""
@@ -72,23 +64,30 @@ class Tensors:
         for name, dataset in self.by_path().items():
             self._check_size(dataset, name)
             target.create_dataset(name, data=dataset[()])
-        self._copy_attributes(self.group, target, 0)
-
-    def _copy_attributes(self, source, target, depth):
-        """Names, which only groups that hold tensors or other groups need."""
-        for key, value in source.attrs.items():
-            if key.rstrip("0123456789") in KEPT_ATTRIBUTES:
-                target.attrs[key] = value
-        for name in source:
-            if depth or name not in OPTIMIZER:
-                child = self._child(source, name)
-                copy = target[name] if name in target else target.create_group(name)
-                if isinstance(child, h5py.Group):
-                    self._copy_attributes(child, copy, depth + 1)
-                else:
-                    copy.attrs.update({key: child.attrs[key] for key in ("dtype",) if key in child.attrs})
+        for name in ["/", *self._names_below()]:
+            if name.split("/")[0] not in OPTIMIZER:
+                source, copy = self.group[name], target.require_group(name) if name not in target else target[name]
+                copy.attrs.update(
+                    {key: value for key, value in source.attrs.items() if key.rstrip(DIGITS) in KEPT_ATTRIBUTES}
+                )
 
     # ---- checks ----
+
+    def _names_below(self):
+        """The paths of all objects but an optimizer's, in HDF5's order: into each group once, and along no links."""
+        names, links, seen = [], [], iter(range(H5_OBJECTS))
+
+        def visit(name, info):
+            name = name.decode()
+            if name.split("/")[0] not in OPTIMIZER:
+                names.append(name)
+                links.extend([info.type] if info.type != h5py.h5l.TYPE_HARD else [])
+            return True if links or next(seen, None) is None else None  # anything but None ends the visit
+
+        if self.group.id.links.visit(visit, info=True):
+            received = _LINKS.get(links[0], "a user-defined link") if links else f"more than {H5_OBJECTS:,} objects"
+            self._refuse(f"An H5 file may hold {H5_OBJECTS:,} objects, and no links to elsewhere.", received, names[-1])
+        return names
 
     def _descend(self, group, name):
         for part in name.split("/"):
@@ -96,9 +95,9 @@ class Tensors:
         return group
 
     def _child(self, group, name):
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            self._refuse("An H5 file may hold no links to elsewhere.", f"a {type(link).__name__}", name)
+        kind = group.id.links.get_info(name.encode()).type
+        if kind != h5py.h5l.TYPE_HARD:
+            self._refuse("An H5 file may hold no links to elsewhere.", _LINKS.get(kind, "a user-defined link"), name)
         return group[name]
 
     def _checked(self, dataset, name):

@@ -2,9 +2,9 @@
 
 In legacy files: for each of `model.layers` that has weights, in order, its trainable and then its other weights.
 
-In files of Keras 3 the names come from attributes of layers. They are learned from Keras itself: the model is saved once with
-a number of its own in each weight, and where the number is found, the weight is. What is stored beside the weights, such as
-the document frequencies of a TextVectorization, is state: the layers that keep it serve all members, so it must be equal.
+In files of Keras 3 the names come from attributes of layers. They are learned from Keras itself: the model is saved once
+with a number of its own in each weight, and where the number is found, the weight is. What is stored beside the weights,
+such as the document frequencies of a TextVectorization, is state: its layers serve all members, so it must be equal.
 """
 
 import pathlib

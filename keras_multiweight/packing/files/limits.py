@@ -6,7 +6,6 @@ CONFIG_BYTES = 32 * 2**20  # the largest config of `keras.applications` has 1.2 
 CONFIG_DEPTH = 200  # one level of nested models takes 6
 ARCHIVE_MEMBERS = 10_000
 H5_OBJECTS = 200_000
-H5_DEPTH = 64
 SMALL = 2**20  # bytes, below which nothing is called a bomb
 EXPANSION = 100  # times what is stored; Keras stores weights as they are
 

@@ -70,7 +70,7 @@ class ModelFiles:
             check_file(path)
         self._given = template is not None
         self._template = _open_template(template, self.names[0], custom_objects)
-        self._known = []  # configs of other formats and versions that are the template's
+        self._known = [comparable(self._template.config)]  # and what other formats and versions of Keras say in its place
 
     def template(self):
         return self._template.model
@@ -94,10 +94,10 @@ class ModelFiles:
         if config is None:
             raise ValueError(NO_CONFIG)
         allowed.check(config, file.path, self._custom_objects)
-        if (file.legacy, file.version()) == self._template.dialect:
-            return self._template.config, config
         if comparable(config) in self._known:
             return {}, {}
+        if (file.legacy, file.version()) == self._template.dialect:
+            return self._template.config, config
         expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
         if comparable(expected) == comparable(received):
             self._known.append(comparable(config))
