@@ -143,13 +143,21 @@ class _Check:
 def _find(module, name, is_allowed):
     """What Keras finds under a name, if it is allowed. Nothing is imported: Keras's own modules all are."""
     if module in (None, "builtins"):  # legacy files leave the module out
-        homes = [*(getattr(keras, space) for space in PUBLIC), keras.activations, keras, sys.modules.get("keras.src.models")]
-    elif isinstance(module, str) and module.split(".")[0] == "keras":
-        homes = [sys.modules.get(module)]
+        homes = [_legacy_names(), vars(keras.activations)]
+    elif isinstance(module, str) and module.split(".")[0] == "keras" and module in sys.modules:
+        homes = [vars(sys.modules[module])]
     else:
         return None
-    found = (vars(home).get(name) for home in homes if home is not None)
+    found = (home.get(name) for home in homes)
     return next((thing for thing in found if thing is not None and is_allowed(thing)), None)
+
+
+@functools.cache
+def _legacy_names():
+    """Public classes by their public names, and by their own, which differ where Keras renamed one."""
+    models = sys.modules["keras.src.models"]  # home of the Functional class, which has no public name
+    named = {name: thing for space in PUBLIC for name, thing in vars(getattr(keras, space)).items()}
+    return {**vars(models), **named, **{cls.__name__: cls for cls in _public_classes()}, "DTypePolicy": keras.DTypePolicy}
 
 
 def _is_allowed_class(thing):

@@ -64,12 +64,12 @@ class Tensors:
         for name, dataset in self.by_path().items():
             self._check_size(dataset, name)
             target.create_dataset(name, data=dataset[()])
-        for name in ["/", *self._names_below()]:
-            if name.split("/")[0] not in OPTIMIZER:
-                source, copy = self.group[name], target.require_group(name) if name not in target else target[name]
-                copy.attrs.update(
-                    {key: value for key, value in source.attrs.items() if key.rstrip(DIGITS) in KEPT_ATTRIBUTES}
-                )
+        names = self._names_below()
+        copies = [target[name] if name in target else target.create_group(name) for name in names]
+        for source, copy in zip([self.group, *(self.group[name] for name in names)], [target, *copies]):
+            for key in source.attrs:
+                if key.rstrip(DIGITS) in KEPT_ATTRIBUTES:
+                    copy.attrs[key] = source.attrs[key]
 
     # ---- checks ----
 

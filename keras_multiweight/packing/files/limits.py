@@ -36,5 +36,10 @@ def reading(path, endings):
     except Exception as error:
         raise ValueError(
             f"Every file must be a whole model saved by Keras ({', '.join(endings)}). Received: '{path}', which cannot be "
-            f"read: {type(error).__name__}: {str(error).strip()[:600]}"
+            f"read: {type(error).__name__}: {_shortened(str(error).strip())}"
         ) from error
+
+
+def _shortened(text):
+    """Keras says what it was about first, and what went wrong last, with the whole config between them."""
+    return text if len(text) <= 800 else f"{text[:300]} ... {text[-500:]}"
