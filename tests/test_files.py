@@ -153,12 +153,16 @@ def test_a_template_that_does_not_fit_is_refused(tmp_path):
             kmw.pack([save(build(), tmp_path / f"a{ending}")], template=wide[0])
     weights = save(build(), tmp_path / "a.weights.h5")
     before = wide[0].get_weights()
-    with pytest.raises(kmw.IncompatibleModelsError, match=r"kernel=\(\(3, 5\).* and kernel=\(\(3, 4\).*a\.weights\.h5"):
+    with pytest.raises(
+        kmw.IncompatibleModelsError, match=r"kernel=\(\(3, 5\), 'float32'\).* and kernel=\(\(3, 4\), .*a\.weights\.h5"
+    ):
         kmw.pack([weights], template=wide[0])
     for a, b in zip(before, wide[0].get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     deep = keras.Sequential([keras.Input((3,)), *(k.Dense(4) for _ in range(4))])
-    with pytest.raises(ValueError, match=r"a\.weights\.h5', which cannot be read: .*objects could not be loaded"):
+    with pytest.raises(
+        ValueError, match=r"a\.weights\.h5', which cannot be read: .*it holds 4 weights, where the template's files hold 8"
+    ):
         kmw.pack([weights], template=deep)
 
 
@@ -211,14 +215,26 @@ def test_weights_are_those_that_keras_loads(ending, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load_weights", lambda *args: pytest.fail("loaded by Keras"))
     paths, models = save_all(tmp_path, ending, 2, many_layers)
     reader = ModelFiles(paths, template=None if ending != ".weights.h5" else models[0])
-    loaded = models[1] if ending == ".weights.h5" else keras.models.load_model(paths[1])
-    x = [np.random.default_rng(0).normal(size=shape).astype("float32") for shape in ((5, 6, 8), (5, 8))]
-    for member, expected in zip(reader, models):
-        model = member.load()
-        for a, b in zip(model.get_weights(), expected.get_weights(), strict=True):
+    for member, path, model in zip(reader, paths, models):
+        loaded = model if ending == ".weights.h5" else keras.models.load_model(path)
+        for a, b, c in zip(member.load().get_weights(), loaded.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
-        if expected is models[1]:
-            np.testing.assert_allclose(model.predict(x, verbose=0), loaded.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_what_a_layer_derives_from_its_weights_is_derived_anew(ending, tmp_path):
+    """A Normalization computes with the mean and variance as they were when its weights were last loaded."""
+
+    def normalized(seed):
+        model = keras.Sequential([keras.Input((3,)), k.Normalization()])
+        model.layers[0].adapt(np.random.default_rng(seed).normal(seed, 1 + seed, (50, 3)).astype("float32"))
+        return model
+
+    paths, models = save_all(tmp_path, ending, 3, normalized)
+    x = np.ones((2, 3), "float32")
+    for member, model in zip(ModelFiles(paths), models):
+        np.testing.assert_allclose(member.load()(x), model(x), rtol=1e-5)
 
 
 def test_weights_in_bfloat16_are_read_bit_for_bit(tmp_path):
@@ -238,6 +254,56 @@ def test_files_of_an_older_layout_are_read_by_keras(tmp_path):
         with h5py.File(path, "a") as file:
             file.move("layers", "_layer_checkpoint_dependencies")
     assert_members(kmw.pack(paths), models)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_weights_of_more_layers_than_the_template_has_are_refused(ending, tmp_path):
+    """Keras loads the layers that the template has, and leaves out the others in silence."""
+
+    def deep(count):
+        return keras.Sequential([keras.Input((3,)), *(k.Dense(3) for _ in range(count))])
+
+    path = save(deep(3), tmp_path / f"deep{ending}")
+    with pytest.raises(ValueError, match=r"layers/dense_2/vars/0|layers|it holds"):
+        kmw.pack([path], template=deep(2))
+    if ending == ".weights.h5":
+        deep(2).load_weights(path)
+        with pytest.raises(kmw.IncompatibleModelsError, match=r"0=None in member 0 and 0=\(3, 3\) in member 0, .*deep"):
+            kmw.pack([path], template=deep(2))
+
+
+def test_random_states_of_early_versions_are_no_weights(tmp_path):
+    paths, models = save_all(tmp_path, ".weights.h5")
+    with h5py.File(paths[1], "a") as file:
+        file["layers/dense/seed_generator/vars/0"] = np.zeros(2, "uint32")
+    assert_members(kmw.pack(paths), models)
+
+
+def test_legacy_files_of_keras_2_pack(tmp_path):
+    """Without modules, with other names for arguments and layers, and with lists for the nodes of the graph."""
+    models = [build(seed=seed) for seed in range(2)]
+    for i, model in enumerate(models):
+        model.save(tmp_path / f"{i}.h5")
+        names = [f"x_{i}", f"dense_{i}", f"dense_{i + 7}"]
+        with h5py.File(tmp_path / f"{i}.h5", "a") as file:
+            file.attrs["model_config"] = json.dumps(keras_2_config(names))
+            file.attrs["keras_version"] = "2.15.0"
+    assert_members(kmw.pack([tmp_path / "0.h5", tmp_path / "1.h5"]), models)
+
+
+def keras_2_config(names):
+    def dense(name, source, units, activation):
+        arguments = {"name": name, "trainable": True, "dtype": "float32", "units": units, "activation": activation}
+        arguments |= {"use_bias": True, "kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}}}
+        return {"class_name": "Dense", "config": arguments, "name": name, "inbound_nodes": [[[source, 0, 0, {}]]]}
+
+    x, hidden, head = names
+    inputs = {"batch_input_shape": [None, 3], "dtype": "float32", "sparse": False, "ragged": False, "name": x}
+    layers = [{"class_name": "InputLayer", "config": inputs, "name": x, "inbound_nodes": []}]
+    layers += [dense(hidden, x, 4, "relu"), dense(head, hidden, 2, "linear")]
+    graph = {"name": "model", "trainable": True, "layers": layers}
+    graph |= {"input_layers": [[x, 0, 0]], "output_layers": [[head, 0, 0]]}
+    return {"class_name": "Functional", "config": graph}
 
 
 def test_a_weight_that_is_there_twice_must_be_the_same(tmp_path):

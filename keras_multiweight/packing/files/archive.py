@@ -29,6 +29,9 @@ class Archive:
     def close(self):
         self._zip.close()
 
+    def __contains__(self, name):
+        return name in self._members
+
     def read(self, name, limit=None):
         """One file as bytes. They are checked against the archive's checksum."""
         if name not in self._members:

@@ -10,7 +10,7 @@ import h5py
 import keras
 
 from keras_multiweight.packing.files import allowed
-from keras_multiweight.packing.files.formats import WEIGHTS
+from keras_multiweight.packing.files.formats import CONFIG, METADATA, WEIGHTS
 
 NO_CONFIG = (
     "it holds weights without a config. Pass template=: a model, or the path of a saved one or of a config "
@@ -60,8 +60,8 @@ def _write_copy(file, config, folder):
     if file.legacy:
         _copy_weights(file, folder / "model.h5", {"model_config": json.dumps(config)})
         return folder / "model.h5"
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "metadata.json").write_text("{}", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    (folder / METADATA).write_text("{}", encoding="utf-8")
     for name, data in file.assets().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

@@ -11,7 +11,7 @@ from keras_multiweight.packing.files.config import parse
 from keras_multiweight.packing.files.h5 import Tensors
 from keras_multiweight.packing.files.limits import CONFIG_BYTES
 
-WEIGHTS = "model.weights.h5"
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
 def read_json(path):
@@ -67,10 +67,12 @@ class KerasFile(SavedFile):
         self._h5 = None
 
     def config(self):
-        return parse(self._archive.read("config.json", CONFIG_BYTES), self.path)
+        return parse(self._archive.read(CONFIG, CONFIG_BYTES), self.path)
 
     def version(self):
-        return json.loads(self._archive.read("metadata.json", CONFIG_BYTES)).get("keras_version")
+        if METADATA not in self._archive:
+            return None
+        return json.loads(self._archive.read(METADATA, CONFIG_BYTES)).get("keras_version")
 
     def assets(self):
         return self._archive.assets()
@@ -98,9 +100,6 @@ class H5File(SavedFile):
         text = self._h5.attrs.get("model_config")
         return parse(text, self.path) if isinstance(text, (str, bytes)) else None
 
-    def version(self):
-        return self._h5.attrs.get("keras_version")
-
     def tensors(self):
         return Tensors(self._h5, self.path).below("model_weights")
 
@@ -117,9 +116,6 @@ class WeightsFile(H5File):
     def config(self):
         beside = self._beside()
         return beside and read_json(beside)
-
-    def version(self):
-        return None
 
     def _beside(self):
         path = pathlib.Path(self.path)

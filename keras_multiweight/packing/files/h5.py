@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_multiweight.packing.files.limits import EXPANSION, H5_OBJECTS, SMALL, UnsafeFileError
 
-OPTIMIZER = ("optimizer", "optimizer_weights")
+OPTIMIZER = "optimizer"  # beside the layers; in legacy files it lies outside of their group
 KEPT_ATTRIBUTES = ("dtype", "name", "keras_version", "backend", "weight_names", "layer_names")
 DIGITS = "0123456789"  # Keras cuts long lists of names into numbered attributes
 FILTERS = {1, 2, 3}  # deflate, shuffle, fletcher32: those that are part of HDF5 itself
@@ -76,10 +76,11 @@ class Tensors:
     def _names_below(self):
         """The paths of all objects but an optimizer's, in HDF5's order: into each group once, and along no links."""
         names, links, seen = [], [], iter(range(H5_OBJECTS))
+        skipped = None if self.is_legacy() else OPTIMIZER
 
         def visit(name, info):
             name = name.decode()
-            if name.split("/")[0] not in OPTIMIZER:
+            if name.split("/")[0] != skipped:
                 names.append(name)
                 links.extend([info.type] if info.type != h5py.h5l.TYPE_HARD else [])
             return True if links or next(seen, None) is None else None  # anything but None ends the visit

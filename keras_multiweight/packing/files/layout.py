@@ -17,6 +17,7 @@ from keras import ops
 from keras_multiweight.copies import all_layers
 from keras_multiweight.packing.files.formats import KerasFile
 
+RANDOM_STATE = "seed_generator"  # which early versions of Keras 3 saved; it is no weight
 FIRST_NUMBER = 101  # of those that every dtype has exactly, and unlikely for a state
 
 
@@ -35,23 +36,28 @@ class Layout:
         self.state = state or {}
         self.assets = assets or {}
         self._weights = model.weights
-        self._expected = [(tuple(value.shape), value.dtype) for value in values_of(model)]
+        values = values_of(model)
+        self._expected = [_shape_and_dtype(value) for value in values]
+        self._dtypes = [value.dtype for value in values]
 
     def fits(self, tensors):
-        """Whether a file has the keys of this layout, and all weights are among them."""
-        roots = {key.split("/")[0] for key in self.indices}
-        found = {key for key in tensors if key.split("/")[0] in roots}
-        return found == set(self.indices) and len({*self.indices.values()} - {None}) == len(self._weights)
+        """Whether a file has all keys of this layout, and all weights are among them."""
+        return set(self.indices) <= set(tensors) and len({*self.indices.values()} - {None}) == len(self._weights)
 
     def differences(self, tensors):
-        """`(weight or key, expected, received)` for what is not the model's, without reading a weight."""
+        """`(weight or key, expected, received)` for what is not the model's in a file that fits. No weight is read."""
+        for key in self.extra(tensors):
+            yield key, None, tuple(tensors[key].shape)
         for key, index in self.indices.items():
-            received = tuple(tensors[key].shape), _stored_dtype(tensors[key])
             if index is None:
                 if not _same_bits(self.state[key], tensors[key][()]):
                     yield key, self.state[key].tolist(), "other values"
-            elif received != (self._expected[index][0], _plain(self._expected[index][1])):
-                yield self._weights[index].path, self._expected[index], received
+            elif _shape_and_dtype(tensors[key]) != self._expected[index]:
+                yield self._weights[index].path, self._expected[index], _shape_and_dtype(tensors[key])
+
+    def extra(self, tensors):
+        """The keys of a file that are the weights of no layer of the model. Keras would leave them out in silence."""
+        return [key for key in tensors if key not in self.indices and RANDOM_STATE not in key.split("/")]
 
     def read(self, tensors):
         """The values of all weights, in order, from tensors without `differences`."""
@@ -59,7 +65,7 @@ class Layout:
         for key, index in self.indices.items():
             if index is None:
                 continue
-            value = tensors[key][()].view(self._expected[index][1])
+            value = tensors[key][()].view(self._dtypes[index])
             if values[index] is not None and not _same_bits(values[index], value):
                 raise ValueError(
                     f"the weight '{self._weights[index].path}' is there twice, with different values, at '{key}'"
@@ -129,13 +135,9 @@ def _number(value):
     return value.shape, value.dtype.itemsize, first if data == first * value.size else None
 
 
-def _stored_dtype(dataset):
-    return _plain(dataset.dtype)
-
-
-def _plain(dtype):
-    """A dtype as HDF5 knows it: bfloat16 is two bytes of no meaning."""
-    return np.dtype(f"V{dtype.itemsize}") if dtype.kind == "V" else dtype
+def _shape_and_dtype(array):
+    """What HDF5 knows of it: bfloat16 is two bytes of no meaning."""
+    return tuple(array.shape), "bfloat16" if array.dtype.kind == "V" and array.dtype.itemsize == 2 else array.dtype.name
 
 
 def _same_bits(a, b):

@@ -12,7 +12,7 @@ from keras_multiweight.configs import comparable
 from keras_multiweight.packing.files import allowed
 from keras_multiweight.packing.files.build import NO_CONFIG, build, load_weights
 from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
-from keras_multiweight.packing.files.layout import assign, learned_layout, legacy_layout, values_of
+from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned_layout, legacy_layout, values_of
 from keras_multiweight.packing.files.limits import reading
 from keras_multiweight.packing.files.paths import check_file, ending, model_paths
 from keras_multiweight.packing.graph import is_graph
@@ -96,7 +96,7 @@ class ModelFiles:
         allowed.check(config, file.path, self._custom_objects)
         if comparable(config) in self._known:
             return {}, {}
-        if (file.legacy, file.version()) == self._template.dialect:
+        if _dialect(file) and _dialect(file) == self._template.dialect:
             return self._template.config, config
         expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
         if comparable(expected) == comparable(received):
@@ -109,14 +109,21 @@ class ModelFiles:
             tensors = file.tensors()
             layout = self._legacy_layout if tensors.is_legacy() else self._layout
             found = tensors.by_key()
-            if not layout.fits(found):  # of another version of Keras
-                load_weights(self.template(), file)
-                return self.template()
+            if not layout.fits(found):
+                return self._load_other_layout(file, found, layout)
             differences = [*layout.differences(found), *self._differing_assets(file)]
             if not differences:
                 assign(self.template(), layout.read(found))
                 return self.template()
         raise IncompatibleModelsError([Difference(i, file.path, *_place(key), *values) for key, *values in differences])
+
+    def _load_other_layout(self, file, found, layout):
+        """Of another version of Keras, where Keras itself finds the weights. It would leave out those of other layers."""
+        count = len(found) - sum(RANDOM_STATE in key.split("/") for key in found)
+        if count != len(layout.indices):
+            raise ValueError(f"it holds {count} weights, where the template's files hold {len(layout.indices)}")
+        load_weights(self.template(), file)
+        return self.template()
 
     def _differing_assets(self, file):
         """Vocabularies and the like serve all members, so that they must be equal."""
@@ -142,13 +149,13 @@ class _Template:
 
     model: keras.Model
     config: dict
-    dialect: tuple
+    dialect: str | None
     assets: dict = dataclasses.field(default_factory=dict)
 
 
 def _open_template(template, first, custom_objects):
     if isinstance(template, keras.Model):
-        found = _Template(template, model_config(template), (False, keras.__version__))
+        found = _Template(template, model_config(template), keras.__version__)
     elif template is not None and not isinstance(template, (str, os.PathLike)):
         raise ValueError(f"template must be a Keras model or a path. Received: template={template!r:.200}.")
     else:
@@ -167,7 +174,12 @@ def _read_template(path, first, custom_objects):
             allowed.check(config, path, custom_objects)
     with opened(first if config else path) as file, reading(file.path, ENDINGS):
         model = build(file, custom_objects, config)
-        return _Template(model, config or file.config(), (file.legacy, file.version()), file.assets())
+        return _Template(model, config or file.config(), None if config else _dialect(file), file.assets())
+
+
+def _dialect(file):
+    """Files of one version of Keras say the same in the same words. Legacy configs name layers in ways of their own."""
+    return None if file.legacy else file.version()
 
 
 @contextlib.contextmanager
