@@ -12,6 +12,7 @@ from keras_multiweight_cli.files import (
     check_out,
     filled_whole,
     how_to_pack,
+    import_modules,
     load,
     load_packed,
     model_files,
@@ -22,7 +23,11 @@ from keras_multiweight_cli.start import Commands, console, library, print_versio
 from keras_multiweight_cli.tables import answer_table, comparison_table, facts, member_table, shapes_text
 
 PackedFile = Annotated[Path, typer.Argument(metavar="PACKED", help="A file that `keras-multiweight pack` wrote.")]
-ModelFiles = Annotated[list[str], typer.Argument(metavar="FILES...", help="Saved Keras models, patterns, or a folder.")]
+ModelFiles = Annotated[list[str], typer.Argument(metavar="FILES...", help="Saved models or weights, patterns, or a folder.")]
+Modules = Annotated[
+    list[str],
+    typer.Option("--import", metavar="MODULE", callback=import_modules, help="A module that registers custom classes."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -51,15 +56,20 @@ def demo(
 def pack(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The packed model: a new .keras file.")],
     files: ModelFiles,
+    template: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The architecture of files of weights: a saved model, or a config (.json)."),
+    ] = None,
     verify: Annotated[bool, typer.Option(help="Compare packed outputs with each model's own.")] = True,
     overwrite: Overwrite = False,
+    modules: Modules = (),
 ):
     """Pack saved models of one architecture into one .keras file."""
     paths = model_files(files)
     check_out(out, (".keras",), overwrite)
     if any(Path(path).resolve() == out.resolve() for path in paths):
         raise ValueError(f"OUT must not be one of the models to pack. Received: '{out}'.")
-    multi = library().pack(paths, verify=verify)
+    multi = library().pack(paths, template=template, verify=verify)
     with written_whole(out) as part:
         multi.save(part)
     say(f"Packed {multi.num_members} models into '{out}'.")
@@ -70,6 +80,7 @@ def unpack(
     packed: PackedFile,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Gets member_000.keras, member_001.keras, ...")],
     overwrite: Overwrite = False,
+    modules: Modules = (),
 ):
     """Write each member of a packed file as an ordinary Keras model."""
     old = old_members(folder, overwrite)
@@ -83,7 +94,10 @@ def unpack(
 
 
 @app.command()
-def inspect(file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed file, or any saved Keras model.")]):
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A packed file, or any saved Keras model.")],
+    modules: Modules = (),
+):
     """Show what is in a file: members, parameters, memory, inputs, outputs, and the rule each layer got."""
     model = load(file)
     packed = isinstance(model, library().MultiModel)
@@ -109,6 +123,7 @@ def predict(
     average: Annotated[bool, typer.Option("--average", help="One answer: the average over the members.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time. Left out, as fits in memory.")] = None,
     overwrite: Overwrite = False,
+    modules: Modules = (),
 ):
     """The answers of all members, (rows, members, ...), or their average."""
     if out:
@@ -127,7 +142,7 @@ def predict(
 
 
 @app.command()
-def verify(packed: PackedFile, files: ModelFiles):
+def verify(packed: PackedFile, files: ModelFiles, modules: Modules = ()):
     """Check that member i of a packed file is the model in file i: config, weights bit for bit, and outputs."""
     paths = model_files(files)
     multi = load_packed(packed)

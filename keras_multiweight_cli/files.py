@@ -1,64 +1,47 @@
 """Model files: finding and loading them, and writing that leaves whole files or none."""
 
 import contextlib
-import glob
+import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 from keras_multiweight_cli.start import library
 
-ENDINGS = (".keras", ".h5", ".hdf5")
-
-
 # ---- reading ----
+
+
+def import_modules(names):
+    """Import the user's modules, which register the custom classes of the files. They may lie in the current folder."""
+    if names:
+        library()
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ImportError(f"--import takes a module that can be imported. Received: '{name}': {reason}") from error
+    return names
 
 
 def model_files(files):
     """The paths that names, patterns and folders stand for, in the order given and sorted within each."""
-    paths = [path for file in files for path in _matching(file)]
-    missing = [path for path in paths if not os.path.isfile(path)]
-    if missing:
-        raise FileNotFoundError(f"Every model must be a file that exists. Received: '{missing[0]}'.")
-    return paths
-
-
-def _matching(file):
-    if os.path.isdir(file):
-        found = _in_order([str(path) for path in Path(file).iterdir() if path.suffix.lower() in ENDINGS])
-    elif glob.has_magic(file) and not os.path.exists(file):
-        found = _in_order(glob.glob(file, recursive=True))
-    else:
-        found = [file]
-    if not found:
-        raise FileNotFoundError(f"A folder or pattern must hold at least one saved model. Received: '{file}'.")
-    return found
-
-
-def _in_order(paths):
-    """Sorted as `pack` sorts what a pattern matches: numbers as numbers."""
     library()
-    from keras_multiweight.packing.files import natural_order
+    from keras_multiweight.packing.files import model_paths
 
-    return sorted(paths, key=natural_order)
+    return model_paths(files)
 
 
 def load(path):
-    """The model in a file, in Keras's safe mode."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There must be a saved Keras model at this path. Received: '{path}'.")
-    if path.suffix.lower() not in ENDINGS:
-        raise ValueError(f"A saved Keras model ends in {', '.join(ENDINGS)}. Received: '{path}'.")
+    """The model in a file, which brings no code of its own."""
     library()
-    import keras
+    from keras_multiweight.packing.files import load_model
 
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip()[:600]}"
-        raise ValueError(f"The file must be a whole model saved by Keras. Received: '{path}': {reason}") from error
+    return load_model(path)
 
 
 def load_packed(path):

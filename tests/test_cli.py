@@ -272,10 +272,71 @@ def test_unpack_refuses_what_is_not_packed(files, tmp_path):
     (tmp_path / "file").touch()
     fails("unpack", files.paths[0], tmp_path / "new", match="must be a packed model")
     fails("unpack", files.broken, tmp_path / "new", match="must be a whole model saved by Keras")
-    fails("unpack", "nowhere.keras", tmp_path / "new", match="There must be a saved Keras model at this path")
-    fails("unpack", tmp_path / "file", tmp_path / "new", match="A saved Keras model ends in .keras")
+    fails("unpack", "nowhere.keras", tmp_path / "new", match="must be a file that exists")
+    fails("unpack", tmp_path / "file", tmp_path / "new", match="A saved model ends in .keras")
     fails("unpack", files.packed, tmp_path / "file", match="DIR must be a folder")
     assert contents(tmp_path) == ["file"]
+
+
+# ---- other people's files ----
+
+
+def test_weights_pack_with_a_template_and_are_verified(files, tmp_path):
+    for i, model in enumerate(files.models):
+        model.save_weights(tmp_path / f"m{i}.weights.h5")
+    weights, out = f"{tmp_path}/*.weights.h5", tmp_path / "out.keras"
+    fails("pack", out, weights, match="holds weights without a config. Pass template=")
+    run("pack", out, weights, "--template", files.paths[0])
+    assert "All 3 members are equal" in run("verify", out, weights)
+    (tmp_path / "model.json").write_text(files.models[0].to_json())
+    run("pack", out, tmp_path / "m0.weights.h5", "--template", tmp_path / "model.json", "--overwrite", "--no-verify")
+    assert "All 1 members are equal" in run("verify", out, tmp_path / "m0.weights.h5")
+
+
+OWN = """
+import keras
+
+@keras.saving.register_keras_serializable("own_layers")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*has no rule of its own")
+def test_custom_classes_come_from_an_imported_module(tmp_path, monkeypatch, x):
+    (tmp_path / "own_layers.py").write_text(OWN)
+    code = "import keras, own_layers\nkeras.Sequential([keras.Input((6,)), own_layers.Doubled()]).save('own.keras')"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=env, timeout=300)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    fails("pack", "out.keras", "own.keras", match="Doubled' in layer 'doubled'")
+    fails("pack", "out.keras", "own.keras", match="on the command line `--import MODULE`")
+    fails("pack", "out.keras", "own.keras", "--import", "no_layers", match="can be imported. Received: 'no_layers'")
+    run("pack", "out.keras", "own.keras", "own.keras", "--import", "own_layers", "--import", "json")
+    np.save("x.npy", x)
+    run("predict", "out.keras", "x.npy", "y.npy", "--import", "own_layers")
+    np.testing.assert_allclose(np.load("y.npy")[:, 1], 2 * x)
+    for command in (
+        ["inspect", "out.keras"],
+        ["verify", "out.keras", "own.keras", "own.keras"],
+        ["unpack", "out.keras", "d"],
+    ):
+        run(*command, "--import", "own_layers")
+
+
+def test_half_precision_is_judged_as_packing_judges_it(tmp_path):
+    """By the lowest precision that the model computes in, also where its outputs are float32."""
+
+    def half(seed):
+        keras.utils.set_random_seed(seed)
+        inner = [k.Dense(64, activation="tanh", dtype="mixed_bfloat16") for _ in range(4)]
+        return keras.Sequential([keras.Input((64,)), *inner, k.Dense(3)])
+
+    paths = save_all([half(seed) for seed in range(2)], tmp_path / "half")
+    kmw.pack(paths).save(tmp_path / "packed.keras")
+    assert "All 2 members are equal" in run("verify", tmp_path / "packed.keras", *paths)
 
 
 # ---- inspect ----

@@ -9,17 +9,19 @@ from keras_multiweight.packing.files import listed, read_config
 from keras_multiweight.packing.match import model_config
 
 
-def groups_of(models):
+def groups_of(models, custom_objects=None, template=None):
     """Models or paths sorted into groups of equal architecture.
 
     Args:
-        models: As for `pack`.
+        models, custom_objects, template: As for `pack`.
 
     Returns:
         List of `(numbers, models)`: the places of a group's members in the whole list, and these members.
     """
+    if template is not None:
+        raise ValueError("A template is one architecture, group=True is for several. Received: both. Leave one out.")
     models = listed(models)
-    groups = group_by(map(_architecture, models))
+    groups = group_by(_architecture(model, custom_objects) for model in models)
     return [(numbers, [models[i] for i in numbers]) for numbers in groups]
 
 
@@ -36,8 +38,8 @@ def architecture(config):
     return json.dumps(comparable(config), sort_keys=True, default=repr)
 
 
-def _architecture(model):
+def _architecture(model, custom_objects):
     if not isinstance(model, keras.Model):
-        return architecture(read_config(model))
+        return architecture(read_config(model, custom_objects))
     shapes = [(tuple(weight.shape), weight.dtype) for weight in model.weights]
     return f"{architecture(model_config(model))} {shapes}"

@@ -28,13 +28,17 @@ from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
 
-def pack(models, *, group=False, share="equal", verify=True, custom_objects=None, name=None):
+def pack(models, *, template=None, group=False, share="equal", verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
-        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
-            or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
-            were. From files the first is built once, and the weights of the others are streamed into place.
+        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
+            `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted
+            by name, numbers as numbers. Models in memory are left as they were. From files one model is built, and the
+            weights of the others are streamed into place.
+        template: The architecture of files that hold only weights: a Keras model, which is left as it was, or the path of
+            a saved model or of a config (`model.to_json()`). Left out, a config beside the weights is taken, of the name
+            of the weights or `model.json`. Files that say their architecture must have the template's.
         group: bool. Take models of different architectures too: each architecture is packed, and the groups are joined in
             one model with one `predict`, a `MixedMultiModel`. They must take the same inputs and give outputs of the same
             shapes.
@@ -44,7 +48,8 @@ def pack(models, *, group=False, share="equal", verify=True, custom_objects=None
             training, predicts but is not trained. `"frozen"` leaves those layers apart. `None` keeps N copies of
             everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
         verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
-        custom_objects: Dict of names to custom classes or functions in the files.
+        custom_objects: Dict of names to custom classes or functions in the files. Registered ones
+            (`keras.saving.register_keras_serializable`) are known without it. Files bring no code of their own.
         name: Name of the packed model.
 
     Returns:
@@ -52,7 +57,8 @@ def pack(models, *, group=False, share="equal", verify=True, custom_objects=None
 
     Raises:
         IncompatibleModelsError: The models differ in more than the values of their weights; `.differences` says where.
-        ValueError: No models, an unbuilt one, something that is no model, or an unreadable file, by name.
+        ValueError: No models, an unbuilt one, something that is no model, an unreadable file, or one that asks for code or
+            for bytes from elsewhere, by name.
         FileNotFoundError: A missing file.
         RuntimeError: The self-check found a difference.
 
@@ -63,11 +69,11 @@ def pack(models, *, group=False, share="equal", verify=True, custom_objects=None
     multi.predict(x).shape  # (rows, len(models), ...)
     ```
     """
-    if group and len(groups := groups_of(models)) > 1:
+    if group and len(groups := groups_of(models, custom_objects, template)) > 1:
         options = {"share": share, "verify": verify, "custom_objects": custom_objects}
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
         return join(packed, [numbers for numbers, _ in groups], name)
-    source = open_members(models, custom_objects)
+    source = open_members(models, custom_objects, template)
     template = source.template()
     probe = Probe(template) if verify else None
     stacks = collect_weights(source, template, probe)
@@ -82,11 +88,8 @@ def collect_weights(source, template, probe=None):
     stacks = Stacks(template, len(source.names))
     found, architectures = [], []
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
-        differences = config_differences(member.expected, member.received, i, member.name)
         architectures.append(architecture(member.received))
-        if not differences:
-            model = member.load()
-            differences = weight_differences(template, model, i, member.name)
+        model, differences = load_alike(member, template, i)
         if found := found + differences:
             continue  # to the end, so that the error tells all
         stacks.put(i, read_weights(model))
@@ -95,6 +98,18 @@ def collect_weights(source, template, probe=None):
     if found:
         raise IncompatibleModelsError(found, group_by(architectures))
     return stacks
+
+
+def load_alike(member, template, i):
+    """A model with the weights of member `i`, and where it differs from the template."""
+    differences = config_differences(member.expected, member.received, i, member.name)
+    if differences:
+        return None, differences
+    try:
+        model = member.load()
+    except IncompatibleModelsError as error:
+        return None, error.differences
+    return model, weight_differences(template, model, i, member.name)
 
 
 def build(template, stacks, member_names, share, name=None, member_seeds=None):

@@ -14,12 +14,16 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2
 
 
 class Probe:
-    """Random inputs for a model, and what each member gives for them."""
+    """Random inputs for a model, and what each member gives for them.
+
+    Attributes:
+        tolerance: The relative difference that is rounding, for the lowest precision that the model computes in.
+    """
 
     def __init__(self, model):
         self.inputs = None
         self.outputs = []
-        self._tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
+        self.tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
 
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
@@ -43,15 +47,23 @@ class Probe:
     def _compare(self, name, i, k, received, expected):
         if received.shape != expected.shape:
             raise RuntimeError(_report(name, i, k, f"shape {received.shape} in place of {expected.shape}"))
-        if expected.dtype.kind in "OSUbiu":
-            if not np.array_equal(received, expected):
-                raise RuntimeError(_report(name, i, k, "other values"))
-            return
-        if np.isnan(expected.astype("float64")).any():
+        error = difference(received, expected)
+        if error > self.tolerance:
+            what = f"a relative difference of {error:.3g}" if np.isfinite(error) else "other values"
+            raise RuntimeError(_report(name, i, k, what))
+        if _is_fractional(expected) and np.isnan(expected.astype("float64")).any():
             warnings.warn(f"Member {i}, {name}, gives NaN in output {k}: are its weights finite?", stacklevel=5)
-        error = relative_difference(received, expected)
-        if error > self._tolerance:
-            raise RuntimeError(_report(name, i, k, f"a relative difference of {error:.3g}"))
+
+
+def difference(received, expected):
+    """How far two outputs are apart: `relative_difference`; 0 or inf for what has no fractions and must be equal."""
+    if _is_fractional(expected):
+        return relative_difference(received, expected)
+    return 0.0 if np.array_equal(received, expected) else float("inf")
+
+
+def _is_fractional(array):
+    return array.dtype.kind not in "OSUbiu"  # bfloat16 is of kind V
 
 
 def relative_difference(received, expected):

@@ -1,0 +1,269 @@
+"""Where members come from: models in memory, or files, of which only the first is built."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import keras
+
+from keras_multiweight.configs import comparable
+from keras_multiweight.packing.files import allowed
+from keras_multiweight.packing.files.build import NO_CONFIG, build, load_weights
+from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
+from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned_layout, legacy_layout, values_of
+from keras_multiweight.packing.files.limits import reading
+from keras_multiweight.packing.files.paths import check_file, ending, model_paths
+from keras_multiweight.packing.graph import is_graph
+from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One member on its way into a pack.
+
+    Attributes:
+        name: How messages call it.
+        expected, received: The serialised config that it must equal, and its own.
+        load: Gives a Keras model with this member's weights. It may be the same object for all members.
+    """
+
+    name: str
+    expected: dict
+    received: dict
+    load: Callable
+
+
+class LiveModels:
+    """Members that are Keras models in memory."""
+
+    def __init__(self, models):
+        self._models = models
+        self.names = [f"'{model.name}'" for model in models]
+        for i, model in enumerate(models):
+            _check_packable(model, i)
+
+    def template(self):
+        return self._models[0]
+
+    def __iter__(self):
+        expected = model_config(self._models[0])
+        for name, model in zip(self.names, self._models):
+            yield Member(name, expected, model_config(model), lambda model=model: model)
+
+
+class ModelFiles:
+    """Members that are files: one model is built, of the members only configs and weights are read.
+
+    Args:
+        paths: Files of models or of weights.
+        custom_objects: Dict of names to the user's own classes and functions.
+        template: The architecture, where the files do not say it: a model, which is left as it was, or the path of a saved
+            model or of a config. Left out, the first file.
+    """
+
+    def __init__(self, paths, custom_objects=None, template=None):
+        self.names = [os.fspath(path) for path in paths]
+        self._custom_objects = custom_objects
+        for path in self.names:
+            check_file(path)
+        self._given = template is not None
+        self._template = _open_template(template, self.names[0], custom_objects)
+        self._known = [comparable(self._template.config)]  # and what other formats and versions of Keras say in its place
+
+    def template(self):
+        return self._template.model
+
+    def __iter__(self):
+        own = values_of(self.template())
+        try:
+            for i, path in enumerate(self.names):
+                with opened(path) as file:
+                    with reading(path, ENDINGS):
+                        expected, received = self._configs(file)
+                    yield Member(path, expected, received, functools.partial(self._load, file, i))
+        finally:
+            assign(self.template(), own)
+
+    def _configs(self, file):
+        """The template's config and the file's, in the words of one format and version of Keras."""
+        config = None if self._given and not file.has_config else file.config()
+        if config is None and self._given:
+            return {}, {}
+        if config is None:
+            raise ValueError(NO_CONFIG)
+        allowed.check(config, file.path, self._custom_objects)
+        if comparable(config) in self._known:
+            return {}, {}
+        if _dialect(file) and _dialect(file) == self._template.dialect:
+            return self._template.config, config
+        expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
+        if comparable(expected) == comparable(received):
+            self._known.append(comparable(config))
+        return expected, received
+
+    def _load(self, file, i):
+        """The template with the weights of a file."""
+        with reading(file.path, ENDINGS):
+            tensors = file.tensors()
+            layout = self._legacy_layout if tensors.is_legacy() else self._layout
+            found = tensors.by_key()
+            if not layout.fits(found):
+                return self._load_other_layout(file, found, layout)
+            differences = [*layout.differences(found), *self._differing_assets(file)]
+            if not differences:
+                assign(self.template(), layout.read(found))
+                return self.template()
+        raise IncompatibleModelsError([Difference(i, file.path, *_place(key), *values) for key, *values in differences])
+
+    def _load_other_layout(self, file, found, layout):
+        """Of another version of Keras, where Keras itself finds the weights. It would leave out those of other layers."""
+        count = len(found) - sum(RANDOM_STATE in key.split("/") for key in found)
+        if count != len(layout.indices):
+            raise ValueError(f"it holds {count} weights, where the template's files hold {len(layout.indices)}")
+        load_weights(self.template(), file)
+        return self.template()
+
+    def _differing_assets(self, file):
+        """Vocabularies and the like serve all members, so that they must be equal."""
+        if not file.has_assets:
+            return
+        expected, received = self._template.assets or self._layout.assets, file.assets()
+        for name in sorted({*expected, *received}):
+            if expected.get(name) != received.get(name):
+                yield name, *(_size(files.get(name)) for files in (expected, received))
+
+    @functools.cached_property
+    def _layout(self):
+        return learned_layout(self.template())
+
+    @functools.cached_property
+    def _legacy_layout(self):
+        return legacy_layout(self.template())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Template:
+    """The model that all files are compared with, and its config in the words of a format and version of Keras."""
+
+    model: keras.Model
+    config: dict
+    dialect: str | None
+    assets: dict = dataclasses.field(default_factory=dict)
+
+
+def _open_template(template, first, custom_objects):
+    if isinstance(template, keras.Model):
+        found = _Template(template, model_config(template), keras.__version__)
+    elif template is not None and not isinstance(template, (str, os.PathLike)):
+        raise ValueError(f"template must be a Keras model or a path. Received: template={template!r:.200}.")
+    else:
+        found = _read_template(os.fspath(template or first), first, custom_objects)
+    _check_packable(found.model, "template" if template is not None else first)
+    return found
+
+
+def _read_template(path, first, custom_objects):
+    """A config in a JSON file needs weights for the model to be built: those of the first member."""
+    check_file(path, (*ENDINGS, ".json"))
+    config = None
+    if path.lower().endswith(".json"):
+        with reading(path, (".json",)):
+            config = read_json(path)
+            allowed.check(config, path, custom_objects)
+    with opened(first if config else path) as file, reading(file.path, ENDINGS):
+        model = build(file, custom_objects, config)
+        return _Template(model, config or file.config(), None if config else _dialect(file), file.assets())
+
+
+def _dialect(file):
+    """Files of one version of Keras say the same in the same words. Legacy configs name layers in ways of their own."""
+    return None if file.legacy else file.version()
+
+
+@contextlib.contextmanager
+def opened(path):
+    """A file of a known ending, closed at the end."""
+    with reading(path, ENDINGS):
+        file = FORMATS[ending(path)](path)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def load_model(path, custom_objects=None):
+    """The model in a file, built as `pack` builds the first one.
+
+    Args:
+        path: A saved model: `.keras`, `.h5`, or weights with a config beside them.
+        custom_objects: Dict of names to the user's own classes and functions.
+
+    Raises:
+        FileNotFoundError: A missing file.
+        ValueError: No model, or an unsafe one.
+    """
+    check_file(path)
+    with opened(os.fspath(path)) as file, reading(file.path, ENDINGS):
+        return build(file, custom_objects)
+
+
+def open_members(models, custom_objects=None, template=None):
+    """Models, paths, a folder or a pattern as a source of members.
+
+    Raises:
+        ValueError: No models, something that is neither a model nor a path, or a file that is no saved model.
+        FileNotFoundError: A file that is not there, or a folder or pattern without models.
+    """
+    models = listed(models)
+    if not isinstance(models[0], keras.Model):
+        return ModelFiles(models, custom_objects, template)
+    if template is not None:
+        raise ValueError("template= is the architecture of weights in files. Received: models in memory, and a template.")
+    return LiveModels(models)
+
+
+def listed(models):
+    """Models, paths, a folder or a pattern as a list of models or of paths."""
+    single = isinstance(models, (str, os.PathLike, keras.Model)) or not hasattr(models, "__iter__")
+    models = [models] if single else list(models)
+    if not models:
+        raise ValueError("pack needs at least one model. Received: an empty list.")
+    if all(isinstance(model, (str, os.PathLike)) for model in models):
+        return model_paths(models)
+    for i, model in enumerate(models):
+        if not isinstance(model, keras.Model):
+            what = f"the path '{model}'" if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
+            raise ValueError(f"pack takes Keras models, or paths of saved ones, not both. Received: {what} as member {i}.")
+    return models
+
+
+def read_config(path, custom_objects=None):
+    """The config in a file of a saved model, which may name only what is allowed."""
+    with opened(path) as file, reading(path, ENDINGS):
+        config = file.config()
+        if config is None:
+            raise ValueError(NO_CONFIG)
+        allowed.check(config, path, custom_objects)
+        return config
+
+
+def _check_packable(model, which):
+    if model.built and is_graph(model):
+        return
+    raise ValueError(
+        "pack takes built Functional and Sequential models. Received: "
+        f"{'an unbuilt' if not model.built else 'a subclassed'} {type(model).__name__} '{model.name}' as member {which}. "
+        + ("Call it on data, or give it an Input." if not model.built else "Wrap its call in keras.Model(inputs, outputs).")
+    )
+
+
+def _place(key):
+    """The layer and the name in the path of a weight, `.../layer/name`."""
+    *_, layer, name = ["", *key.split("/")]
+    return layer or None, name
+
+
+def _size(data):
+    return None if data is None else f"{len(data):,} bytes"
