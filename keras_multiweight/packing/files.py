@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import keras
 
-from keras_multiweight.packing.graph import is_graph
 from keras_multiweight.packing.match import model_config
 
 ENDINGS = (".keras", ".h5", ".hdf5")
@@ -152,13 +151,11 @@ def _check_file(path):
 
 
 def _check_packable(model, which):
-    if model.built and is_graph(model):
-        return
-    raise ValueError(
-        "pack takes built Functional and Sequential models. Received: "
-        f"{'an unbuilt' if not model.built else 'a subclassed'} {type(model).__name__} '{model.name}' as member {which}. "
-        + ("Call it on data, or give it an Input." if not model.built else "Wrap its call in keras.Model(inputs, outputs).")
-    )
+    if not model.built:
+        raise ValueError(
+            f"pack takes built Keras models. Received: an unbuilt {type(model).__name__} '{model.name}' as member {which}. "
+            "Call it on data, or give it an Input."
+        )
 
 
 def _ending(path):

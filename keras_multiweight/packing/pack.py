@@ -6,14 +6,14 @@ its weights; walk the template's graph, with a rule at each layer; put the borde
 
 import keras
 
-from keras_multiweight.copies import copy_model, matching_weights
+from keras_multiweight.copies import CannotCopyError, copy_built, matching_weights
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing import table  # noqa: F401  registers the rules
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
-from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
+from keras_multiweight.packing.graph import copy_inputs, count_calls, is_graph, output_names, walk
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.trace import Trace, tensors
@@ -22,14 +22,17 @@ from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
 
-def pack(models, *, verify=True, custom_objects=None, name=None):
+def pack(models, *, inputs=None, verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
-        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
+        models: A list of built Keras models; or a list of paths of saved ones (`.keras`, `.h5`);
             or a glob string (`"run/*.keras"`, sorted by name, numbers as numbers). Models in memory are left as they
             were. From files the first is built once, and the weights of the others are streamed into place.
-        verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
+        inputs: What subclassed models are called with: example data, or `keras.Input` tensors, in the structure that
+            `predict` takes. Left out, the shapes that they were built with. Functional and Sequential models say it.
+        verify: bool. Compare the packed outputs with each member's own before returning: on random inputs, or on the first
+            rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files.
         name: Name of the packed model.
 
@@ -51,9 +54,9 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
     """
     source = open_members(models, custom_objects)
     template = source.template()
-    probe = Probe(template) if verify else None
+    probe = Probe(template, inputs) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, name=name)
+    multi = build(template, stacks, source.names, name=name, inputs=inputs)
     if verify:
         probe.check(multi)
     return multi
@@ -72,25 +75,32 @@ def collect_weights(source, template, probe=None):
     return stacks
 
 
-def build(template, stacks, member_names, name=None, member_seeds=None):
+def build(template, stacks, member_names, name=None, member_seeds=None, inputs=None):
     """The packed model of a template, from the stacked weights of its members."""
     trace = Trace(len(member_names))
-    walker = _Packer(trace, stacks, count_calls(template))
-    inputs = [_copy_input(layer, trace.unique_name(layer.name)) for layer in input_layers(template)]
-    names = [trace.unique_name(name) for name in as_functional(template).output_names]
-    outputs = walker.walk(template, trace.mark(inputs, Layout.SHARED))
-    outputs = _with_border(trace, outputs, names)
-    member = copy_model(template)
+    inputs = copy_inputs(template, trace.unique_name, inputs)
+    outputs = _Packer(trace, stacks, count_calls(template)).run(template, trace.mark(inputs, Layout.SHARED))
+    outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
+    member = _copy_or_reason(template)
+    weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
     return MultiModel(
-        _in_structure_of(template, inputs),
+        inputs,
         outputs,
         member=member,
         member_names=member_names,
         member_seeds=member_seeds,
-        slots=[trace.slots[id(weight)] for weight in matching_weights(template, member)],
+        slots=[trace.slots[id(weight)] for weight in weights],
         plan=trace.plan,
         name=name or f"multi_{template.name}",
     )
+
+
+def _copy_or_reason(template):
+    """A copy of the template to make members from; or why there is none, for whoever asks for a member."""
+    try:
+        return copy_built(template)
+    except CannotCopyError as error:
+        return error
 
 
 class _Packer:
@@ -100,6 +110,12 @@ class _Packer:
         self.trace = trace
         self.stacks = stacks
         self.calls = calls
+
+    def run(self, model, inputs):
+        """The packed outputs of a whole model. One that is no graph is packed as one layer."""
+        if not is_graph(model):
+            return self.visit(model, (inputs,), {}, "")
+        return self.walk(model, keras.tree.flatten(inputs))
 
     def walk(self, model, inputs, path=""):
         return walk(model, inputs, lambda operation, args, kwargs: self.visit(operation, args, kwargs, path))
@@ -114,16 +130,6 @@ class _Packer:
         except Exception as error:
             error.add_note(f"while packing layer '{path}' of class {type(operation).__name__}")
             raise
-
-
-def _copy_input(layer, name):
-    return keras.layers.InputLayer.from_config({**layer.get_config(), "name": name}).output
-
-
-def _in_structure_of(template, inputs):
-    if isinstance(template, keras.Sequential):
-        return inputs[0]
-    return keras.tree.pack_sequence_as(template.input, inputs)
 
 
 def _with_border(trace, outputs, names):

@@ -1,4 +1,4 @@
-"""The self-check of a pack: packed outputs against each member's own, on random inputs."""
+"""verify: packed outputs against each member's own."""
 
 import warnings
 
@@ -6,56 +6,177 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.copies import all_layers
+from keras_multiweight.copies import all_layers, is_custom
+from keras_multiweight.packing.files import open_members
+from keras_multiweight.packing.graph import input_structure
+from keras_multiweight.packing.report import Report, Row
 
 ROWS = 3  # of the random inputs
+BATCH_SIZE = 256  # rows of data that are computed at once
 SIZES = (8, 32, 64, 128, 17)  # tried in turn for dimensions that a model leaves open
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
 
 
-class Probe:
-    """Random inputs for a model, and what each member gives for them."""
+def verify(multi, models, x=None, *, custom_objects=None):
+    """How far the answers of a packed model are from those of its members.
 
-    def __init__(self, model):
-        self.inputs = None
+    Args:
+        multi: A `MultiModel`.
+        models: Its members, in order: Keras models, paths or a pattern, as for `pack`.
+        x: Data, as `models[0].predict` takes it. Left out, a few rows of random numbers.
+        custom_objects: Dict of names to custom classes or functions in the files.
+
+    Returns:
+        A `Report`: for each member and output the largest difference, relative to the largest number of that output, and
+        the tolerance that `pack` allows for the dtype that the model computes in. `str(report)` is a table, `report.passed`
+        whether all differences are tolerable, `report.worst` the row of the largest.
+
+    Raises:
+        ValueError: As many models as members are needed.
+
+    Example:
+
+    ```python
+    report = kmw.verify(multi, models, x)
+    print(report)
+    assert report.passed and report.worst.difference < 1e-5
+    ```
+    """
+    source = open_members(models, custom_objects)
+    if len(source.names) != multi.num_members:
+        raise ValueError(
+            f"verify compares each member with its own model. Received: {len(source.names)} models for "
+            f"{multi.num_members} members."
+        )
+    probe = Probe(source.template(), x)
+    for member in source:
+        probe.record(member.load())
+    return probe.report(multi)
+
+
+class Probe:
+    """Inputs for a model, and what each member gives for them."""
+
+    def __init__(self, model, data=None):
+        """From example data; or, in the place of data, KerasTensors or None: these are given random numbers."""
+        is_data = data is not None and not any(isinstance(x, keras.KerasTensor) for x in tree.flatten(data))
+        self.inputs = tree.map_structure(np.asarray, data) if is_data else None
         self.outputs = []
+        self._specs = None if is_data else data
+        self._run = _Runner(model)
         self._tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
 
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
         if self.inputs is None:
-            self.inputs = _fitting_inputs(model)
-        self.outputs.append(_run(model, self.inputs))
+            self.inputs = _fitting_inputs(model, self._run, self._specs)
+        self.outputs.append(self._run(model, self.inputs))
+
+    def report(self, multi):
+        """Compare a packed model with the members that were recorded."""
+        packed = tree.flatten(_Runner(multi, alone=True)(multi, self.inputs))
+        rows = Report()
+        for i, outputs in enumerate(self.outputs):
+            for output, expected in enumerate(tree.flatten(outputs)):
+                difference = relative_difference(packed[output][:, i], expected)
+                rows.append(Row(i, multi.member_names[i], multi.output_names[output], difference, self._tolerance))
+        return rows
 
     def check(self, multi):
-        """Compare a packed model with the members that were recorded.
+        """Raise where `report` finds a difference that is more than rounding.
 
         Raises:
-            RuntimeError: A member's outputs differ by more than rounding.
+            RuntimeError: A member's outputs differ.
         """
         if any(x is None for x in tree.flatten(self.inputs)):
             return
-        packed = [ops.convert_to_numpy(y) for y in tree.flatten(_run(multi, self.inputs))]
-        for i, outputs in enumerate(self.outputs):
-            for k, expected in enumerate(tree.flatten(outputs)):
-                self._compare(multi.member_names[i], i, k, packed[k][:, i], ops.convert_to_numpy(expected))
+        self._warn_of_nan(multi)
+        failed = [row for row in self.report(multi) if not row.passed]
+        if failed:
+            raise RuntimeError(
+                "The packed model must give what its members give. Received:\n"
+                + "\n".join(f"  {row}" for row in failed[:10])
+                + "\nThis is a defect of keras_multiweight, or a layer whose output depends on more than its inputs and "
+                "weights; pass verify=False to pack all the same."
+            )
 
-    def _compare(self, name, i, k, received, expected):
-        if received.shape != expected.shape:
-            raise RuntimeError(_report(name, i, k, f"shape {received.shape} in place of {expected.shape}"))
-        if expected.dtype.kind in "OSUbiu":
-            if not np.array_equal(received, expected):
-                raise RuntimeError(_report(name, i, k, "other values"))
-            return
-        if np.isnan(expected.astype("float64")).any():
-            warnings.warn(f"Member {i}, {name}, gives NaN in output {k}: are its weights finite?", stacklevel=5)
-        error = relative_difference(received, expected)
-        if error > self._tolerance:
-            raise RuntimeError(_report(name, i, k, f"a relative difference of {error:.3g}"))
+    def _warn_of_nan(self, multi):
+        for i, outputs in enumerate(self.outputs):
+            for name, y in zip(multi.output_names, tree.flatten(outputs)):
+                if y.dtype.kind not in "OSUbiu" and np.isnan(y.astype("float64")).any():
+                    warnings.warn(
+                        f"Member {i}, {multi.member_names[i]}, gives NaN in output '{name}': are its weights finite?",
+                        stacklevel=5,
+                    )
+
+
+class _Runner:
+    """Runs models that compute alike with other weights.
+
+    On JAX every operation outside of a compiled function is compiled on its own. There the first model is compiled as a
+    whole, once, and the others' weights are put into it: their configs are equal, which says all where the classes are
+    Keras's own. Models with custom classes run as they are.
+    """
+
+    def __init__(self, model, alone=False):
+        self._model = model
+        self._compiled = None
+        if keras.backend.backend() == "jax" and (alone or not any(map(is_custom, all_layers(model)))):
+            self._compiled = _jax_function(model)
+
+    def __call__(self, model, inputs):
+        """The outputs for the inputs as NumPy arrays; no outputs where an input is missing."""
+        if any(x is None for x in tree.flatten(inputs)):
+            return []
+        rows = min(x.shape[0] for x in tree.flatten(inputs))
+        batches = [tree.map_structure(lambda x: x[i : i + BATCH_SIZE], inputs) for i in range(0, rows, BATCH_SIZE)]
+        outputs = [tree.map_structure(ops.convert_to_numpy, self._run(model, batch)) for batch in batches]
+        return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+    def _run(self, model, inputs):
+        if self._compiled is not None:
+            try:
+                return self._compiled(model, inputs)
+            except Exception:  # what only runs outside of a compiled function, such as a look-up of strings
+                outputs = _call(model, inputs)
+                self._compiled = None
+                return outputs
+        return _call(model, inputs)
+
+
+def _jax_function(template):
+    import jax
+
+    @jax.jit
+    def run(trainable, fixed, inputs):
+        return template.stateless_call(trainable, fixed, inputs, training=False)[0]
+
+    def call(model, inputs):
+        groups = model.trainable_variables, model.non_trainable_variables
+        return run(*([v.value for v in group] for group in groups), inputs)
+
+    return call
+
+
+def _call(model, inputs):
+    inputs = tree.map_structure(ops.convert_to_tensor, inputs)  # a mix with arrays is refused
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            return model(inputs, training=False)
+    return model(inputs, training=False)
 
 
 def relative_difference(received, expected):
-    """The largest difference, relative to the largest number that is expected. NaN equals NaN, inf equals inf."""
+    """The largest difference, relative to the largest number that is expected. NaN equals NaN, inf equals inf.
+
+    Infinite for other shapes, for an inf or NaN on one side only, and for strings, ints and bools that are not equal.
+    """
+    if received.shape != expected.shape:
+        return float("inf")
+    if expected.dtype.kind in "OSUbiu":
+        return 0.0 if np.array_equal(received, expected) else float("inf")
     received, expected = np.asarray(received, "float64"), np.asarray(expected, "float64")
     same = (received == expected) | (np.isnan(received) & np.isnan(expected))
     if same.all():
@@ -66,12 +187,11 @@ def relative_difference(received, expected):
     return float(difference / scale) if np.isfinite(difference) else float("inf")
 
 
-def random_inputs(model, size, seed=0):
-    """Random inputs in the structure of `model.input`, with `size` in the place of open dimensions; None for strings."""
+def random_inputs(model, size, seed=0, specs=None):
+    """Random arrays for what a model is called with, with `size` in the place of open dimensions; None for strings."""
     rng = np.random.default_rng(seed)
     ids = min((layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)), default=2)
-    structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
-    return tree.map_structure(lambda x: _random(rng, x, size, ids), structure)
+    return tree.map_structure(lambda x: _random(rng, x, size, ids), input_structure(model, specs))
 
 
 def _random(rng, x, size, ids):
@@ -80,19 +200,18 @@ def _random(rng, x, size, ids):
     if dtype == "string":
         return None
     if dtype == "bool":
-        return ops.convert_to_tensor(rng.random(shape) < 0.5)
+        return rng.random(shape) < 0.5
     if "int" in dtype:
-        return ops.convert_to_tensor(rng.integers(0, ids, shape), dtype=dtype)  # a mix with arrays is refused
-    return ops.convert_to_tensor(rng.standard_normal(shape), dtype=dtype)
+        return rng.integers(0, ids, shape).astype(dtype)
+    return ops.convert_to_numpy(ops.cast(rng.standard_normal(shape), dtype))
 
 
-def _fitting_inputs(model):
+def _fitting_inputs(model, run, specs):
     """Random inputs of a size that the model takes."""
     for size in SIZES:
-        inputs = random_inputs(model, size)
+        inputs = random_inputs(model, size, specs=specs)
         try:
-            if not any(x is None for x in tree.flatten(inputs)):
-                _run(model, inputs)
+            run(model, inputs)
             return inputs
         except Exception as error:  # a size that this model's kernels or reshapes do not take
             failure = error
@@ -100,22 +219,3 @@ def _fitting_inputs(model):
         f"The self-check found no input that model '{model.name}' takes (it tried sizes {SIZES} for open dimensions). "
         f"Pass verify=False to pack without it. The last attempt ended with {type(failure).__name__}: {failure}"
     ) from failure
-
-
-def _run(model, inputs):
-    if any(x is None for x in tree.flatten(inputs)):
-        return []
-    if keras.backend.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
-            return model(inputs, training=False)
-    return model(inputs, training=False)
-
-
-def _report(name, i, k, what):
-    return (
-        f"The packed model must give what its members give. Received: {what} for member {i}, {name}, output {k}. "
-        "This is a defect of keras_multiweight, or a layer whose output depends on more than its inputs and weights; "
-        "pass verify=False to pack all the same."
-    )
