@@ -37,9 +37,14 @@ def copy_built(layer, config=None):
         build_by_plan(copy, build_plan(layer))
     except Exception as error:  # whatever a custom class raises
         raise CannotCopyError(layer, f"{type(error).__name__}: {str(error).strip()[:300]}") from error
-    if _shapes(copy) != _shapes(layer):
-        raise CannotCopyError(layer, f"weights of shapes {_shapes(copy)} in place of {_shapes(layer)}")
+    originals = matching_weights(layer, copy)
+    if {id(w) for w in originals} != {id(w) for w in layer.weights} or _shapes(originals) != _shapes(copy.weights):
+        raise CannotCopyError(layer, f"weights of shapes {_shapes(copy.weights)} in place of {_shapes(layer.weights)}")
     return copy
+
+
+def _shapes(weights):
+    return [weight is not None and tuple(weight.shape) for weight in weights]
 
 
 def check_savable(layer):
@@ -68,10 +73,6 @@ class CannotCopyError(ValueError):
         )
 
 
-def _shapes(layer):
-    return [tuple(weight.shape) for weight in layer.weights]
-
-
 def build_plan(layer, seen=()):
     """What `build_by_plan` needs to build a copy of a built layer, as plain JSON values.
 
@@ -89,7 +90,7 @@ def build_by_plan(layer, plan):
     """Build a layer that is a copy of the one whose plan this is."""
     if not layer.built and plan["member"]:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s).*(cannot be built automatically|unbuilt state)")
+            warnings.filterwarnings("ignore", message=r"(?s).*(be built automatically|unbuilt state)")
             layer.build_from_config(plan["member"])
     for inner, inner_plan in zip(_sublayers(layer), plan.get("inner", ())):
         if inner_plan is not None:
@@ -105,7 +106,8 @@ def is_custom(layer):
 def matching_weights(model, copy):
     """For each weight of a copy, in order, the weight of the original that stands in its place.
 
-    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy.
+    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy. None stands for a
+    weight that the original has not.
     """
     originals, seen, waiting = {}, set(), [(model, copy)]
     while waiting:
@@ -116,7 +118,7 @@ def matching_weights(model, copy):
         if len(layer.weights) == len(other.weights):
             originals.update(zip(map(id, other.weights), layer.weights))
         waiting.extend(zip(*map(_sublayers, pair)))
-    return [originals[id(weight)] for weight in copy.weights]
+    return [originals.get(id(weight)) for weight in copy.weights]
 
 
 def all_layers(layer):

@@ -86,7 +86,7 @@ def images(shape):
 def application(name):
     """How to build it, and some images."""
     shape = (SMALLEST.get(name, 32),) * 2 + (3,)
-    options = {"weights": None, "classes": 10, "classifier_activation": None, "name": name.lower()}
+    options = {"weights": None, "classes": 10, "classifier_activation": None}
     return lambda: APPLICATIONS[name](input_shape=shape, **options), images(shape)
 
 

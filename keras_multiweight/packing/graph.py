@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import inspect
 
 import keras
 
@@ -60,6 +61,21 @@ def walk(model, inputs, visit):
     return _map_leaves(lambda leaf: values[_output_key(leaf, operations)], config["output_layers"])
 
 
+def takes_training(operation):
+    """Whether a layer's call has the argument `training`, which a Functional model hands on to all layers within it."""
+    return isinstance(operation, keras.layers.Layer) and "training" in inspect.signature(operation.call).parameters
+
+
+def called_with(model, args, kwargs):
+    """The tensors and the masks that a nested model is called with, as flat lists in the order of its inputs."""
+    inputs, masks = args[0] if args else kwargs["inputs"], kwargs.get("mask")
+    own = model.inputs if isinstance(model, keras.Sequential) else model.input
+    if isinstance(inputs, dict) and not isinstance(own, dict):  # by the names of the inputs
+        inputs = [inputs[x.name] for x in keras.tree.flatten(own)]
+    inputs = keras.tree.flatten(inputs)
+    return inputs, [None] * len(inputs) if masks is None else keras.tree.flatten(masks)
+
+
 def input_structure(model, inputs=None):
     """What a model is called with: KerasTensors `(None, ...)` in the structure that `predict` takes.
 
@@ -115,10 +131,19 @@ def copy_inputs(model, rename, inputs=None):
     """
     structure = input_structure(model, inputs)
     if not is_graph(model):
-        return keras.tree.map_structure(lambda x: keras.Input(x.shape[1:], dtype=x.dtype, name=rename("inputs")), structure)
+        return _named_inputs(structure, rename)
     configs = [{**layer.get_config(), "name": rename(layer.name)} for layer in _input_layers(model)]
     fresh = [keras.layers.InputLayer.from_config(config).output for config in configs]
     return keras.tree.pack_sequence_as(structure, fresh)
+
+
+def _named_inputs(structure, rename, name="inputs"):
+    """Inputs of a dict have the names of its keys, or Keras warns at every call."""
+    if isinstance(structure, dict):
+        return {key: _named_inputs(x, rename, str(key)) for key, x in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return [_named_inputs(x, rename, name) for x in structure]
+    return keras.Input(structure.shape[1:], dtype=structure.dtype, name=rename(name))
 
 
 def output_names(model, outputs):

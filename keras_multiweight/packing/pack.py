@@ -8,15 +8,24 @@ import keras
 
 from keras_multiweight.copies import CannotCopyError, copy_built, matching_weights
 from keras_multiweight.layers import plumbing
+from keras_multiweight.layers.mapping import CarryMask
 from keras_multiweight.layouts import Layout
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing import table  # noqa: F401  registers the rules
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
-from keras_multiweight.packing.graph import copy_inputs, count_calls, is_graph, output_names, walk
+from keras_multiweight.packing.graph import (
+    called_with,
+    copy_inputs,
+    count_calls,
+    is_graph,
+    output_names,
+    takes_training,
+    walk,
+)
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
-from keras_multiweight.packing.trace import Trace, tensors
+from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
@@ -117,19 +126,33 @@ class _Packer:
             return self.visit(model, (inputs,), {}, "")
         return self.walk(model, keras.tree.flatten(inputs))
 
-    def walk(self, model, inputs, path=""):
-        return walk(model, inputs, lambda operation, args, kwargs: self.visit(operation, args, kwargs, path))
+    def walk(self, model, inputs, path="", training=None):
+        def visit(operation, args, kwargs):
+            if training is not None and takes_training(operation):
+                kwargs = {**kwargs, "training": training}
+            return self.visit(operation, args, kwargs, path)
+
+        return walk(model, inputs, visit)
 
     def visit(self, operation, args, kwargs, path):
         path = f"{path}{operation.name}"
         if is_graph(operation):
-            return self.walk(operation, tensors(args), f"{path}/")
+            inputs = [self.masked(*pair) for pair in zip(*called_with(operation, args, kwargs))]
+            return self.walk(operation, inputs, f"{path}/", kwargs.get("training"))
         members = Members(operation, self.trace.num_members, self.calls[id(operation)], path, self.stacks)
         try:
             return (find_rule(operation) or fallback)(self.trace, members, *args, **kwargs)
         except Exception as error:
             error.add_note(f"while packing layer '{path}' of class {type(operation).__name__}")
             raise
+
+    def masked(self, x, mask):
+        """A tensor that carries a mask, which a nested model was called with."""
+        if mask is None:
+            return x
+        layout = Layout.SHARED if self.trace.layouts(x, mask) == {Layout.SHARED} else Layout.FOLDED
+        x, mask = self.trace.to((x, mask), layout)
+        return self.trace.mark(CarryMask(name=self.trace.unique_name("carry_mask"))(x, mask=mask), layout)
 
 
 def _with_border(trace, outputs, names):

@@ -129,8 +129,9 @@ class _Runner:
         if any(x is None for x in tree.flatten(inputs)):
             return []
         rows = min(x.shape[0] for x in tree.flatten(inputs))
-        batches = [tree.map_structure(lambda x: x[i : i + BATCH_SIZE], inputs) for i in range(0, rows, BATCH_SIZE)]
-        outputs = [tree.map_structure(ops.convert_to_numpy, self._run(model, batch)) for batch in batches]
+        batches = [slice(start, start + BATCH_SIZE) for start in range(0, rows, BATCH_SIZE)]
+        outputs = [self._run(model, tree.map_structure(lambda x, at=at: x[at], inputs)) for at in batches]
+        outputs = [tree.map_structure(ops.convert_to_numpy, y) for y in outputs]
         return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
     def _run(self, model, inputs):
