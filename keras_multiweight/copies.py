@@ -79,11 +79,24 @@ def build_plan(layer, seen=()):
     Keras builds a layer by its own build config. That of a custom layer without a `build` method says nothing about the
     layers within it, which are built when they are first called: the plan has a build config for each of these too.
     """
-    plan = {"member": layer.get_build_config()}
+    plan = {"member": build_config(layer)}
     if is_custom(layer) and id(layer) not in seen:
         seen = (*seen, id(layer))
         plan["inner"] = [build_plan(inner, seen) if inner.built else None for inner in _sublayers(layer)]
     return plan
+
+
+def build_config(layer):
+    """A layer's build config in plain dicts and lists: those that Keras tracks are none that JAX knows."""
+    return _plain(layer.get_build_config())
+
+
+def _plain(x):
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return (tuple if isinstance(x, tuple) else list)(map(_plain, x))
+    return x
 
 
 def build_by_plan(layer, plan):

@@ -6,6 +6,8 @@ import inspect
 
 import keras
 
+from keras_multiweight.copies import build_config
+
 
 @functools.cache
 def _functional_call():
@@ -95,8 +97,9 @@ def input_structure(model, inputs=None):
 
 
 def _recorded_inputs(model):
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    failure = f"it was built with {model.get_build_config()}" if shapes is None else None
+    config = build_config(model) or {}
+    shapes = config.get("input_shape")
+    failure = f"it was built with {config}" if shapes is None else None
     for dtype in (keras.config.floatx(), "int32") if shapes is not None else ():
         specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: _spec(shape, dtype), shapes)
         try:

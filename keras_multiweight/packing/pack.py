@@ -30,6 +30,8 @@ from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
+CHECKED_ROWS = 32  # at most, of example data
+
 
 def pack(models, *, inputs=None, verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
@@ -63,7 +65,7 @@ def pack(models, *, inputs=None, verify=True, custom_objects=None, name=None):
     """
     source = open_members(models, custom_objects)
     template = source.template()
-    probe = Probe(template, inputs) if verify else None
+    probe = Probe(template, inputs, rows=CHECKED_ROWS) if verify else None
     stacks = collect_weights(source, template, probe)
     multi = build(template, stacks, source.names, name=name, inputs=inputs)
     if verify:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.copies import all_layers, is_custom
+from keras_multiweight.copies import all_layers
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import input_structure
 from keras_multiweight.packing.report import Report, Row
@@ -57,24 +57,23 @@ def verify(multi, models, x=None, *, custom_objects=None):
 class Probe:
     """Inputs for a model, and what each member gives for them."""
 
-    def __init__(self, model, data=None):
-        """From example data; or, in the place of data, KerasTensors or None: these are given random numbers."""
+    def __init__(self, model, data=None, rows=None):
+        """From the first rows of example data; or, in the place of data, KerasTensors or None: then of random numbers."""
         is_data = data is not None and not any(isinstance(x, keras.KerasTensor) for x in tree.flatten(data))
-        self.inputs = tree.map_structure(np.asarray, data) if is_data else None
+        self.inputs = tree.map_structure(lambda x: np.asarray(x[:rows]), data) if is_data else None
         self.outputs = []
         self._specs = None if is_data else data
-        self._run = _Runner(model)
         self._tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
 
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
         if self.inputs is None:
-            self.inputs = _fitting_inputs(model, self._run, self._specs)
-        self.outputs.append(self._run(model, self.inputs))
+            self.inputs = _fitting_inputs(model, self._specs)
+        self.outputs.append(run_in_batches(model, self.inputs))
 
     def report(self, multi):
         """Compare a packed model with the members that were recorded."""
-        packed = tree.flatten(_Runner(multi, alone=True)(multi, self.inputs))
+        packed = tree.flatten(run_in_batches(multi, self.inputs))
         rows = Report()
         for i, outputs in enumerate(self.outputs):
             for output, expected in enumerate(tree.flatten(outputs)):
@@ -110,53 +109,21 @@ class Probe:
                     )
 
 
-class _Runner:
-    """Runs models that compute alike with other weights.
+def run_in_batches(model, inputs):
+    """The outputs of a model as NumPy arrays; no outputs where an input is missing.
 
-    On JAX every operation outside of a compiled function is compiled on its own. There the first model is compiled as a
-    whole, once, and the others' weights are put into it: their configs are equal, which says all where the classes are
-    Keras's own. Models with custom classes run as they are.
+    The model runs as it is, not compiled: on JAX too, where the operations of one member are compiled on their own, those
+    of the next and of the next pack are there already, while a compiled whole would be compiled anew for every pack.
     """
-
-    def __init__(self, model, alone=False):
-        self._model = model
-        self._compiled = None
-        if keras.backend.backend() == "jax" and (alone or not any(map(is_custom, all_layers(model)))):
-            self._compiled = _jax_function(model)
-
-    def __call__(self, model, inputs):
-        """The outputs for the inputs as NumPy arrays; no outputs where an input is missing."""
-        if any(x is None for x in tree.flatten(inputs)):
-            return []
-        rows = min(x.shape[0] for x in tree.flatten(inputs))
-        batches = [slice(start, start + BATCH_SIZE) for start in range(0, rows, BATCH_SIZE)]
-        outputs = [self._run(model, tree.map_structure(lambda x, at=at: x[at], inputs)) for at in batches]
-        outputs = [tree.map_structure(ops.convert_to_numpy, y) for y in outputs]
-        return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
-
-    def _run(self, model, inputs):
-        if self._compiled is not None:
-            try:
-                return self._compiled(model, inputs)
-            except Exception:  # what only runs outside of a compiled function, such as a look-up of strings
-                outputs = _call(model, inputs)
-                self._compiled = None
-                return outputs
-        return _call(model, inputs)
-
-
-def _jax_function(template):
-    import jax
-
-    @jax.jit
-    def run(trainable, fixed, inputs):
-        return template.stateless_call(trainable, fixed, inputs, training=False)[0]
-
-    def call(model, inputs):
-        groups = model.trainable_variables, model.non_trainable_variables
-        return run(*([v.value for v in group] for group in groups), inputs)
-
-    return call
+    if any(x is None for x in tree.flatten(inputs)):
+        return []
+    rows = min(x.shape[0] for x in tree.flatten(inputs))
+    batches = [slice(start, start + BATCH_SIZE) for start in range(0, rows, BATCH_SIZE)]
+    outputs = [_call(model, tree.map_structure(lambda x, at=at: x[at], inputs)) for at in batches]
+    outputs = [tree.map_structure(ops.convert_to_numpy, y) for y in outputs]
+    if len(outputs) == 1:  # may have no rows to join
+        return outputs[0]
+    return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
 
 def _call(model, inputs):
@@ -207,12 +174,12 @@ def _random(rng, x, size, ids):
     return ops.convert_to_numpy(ops.cast(rng.standard_normal(shape), dtype))
 
 
-def _fitting_inputs(model, run, specs):
+def _fitting_inputs(model, specs):
     """Random inputs of a size that the model takes."""
     for size in SIZES:
         inputs = random_inputs(model, size, specs=specs)
         try:
-            run(model, inputs)
+            run_in_batches(model, inputs)
             return inputs
         except Exception as error:  # a size that this model's kernels or reshapes do not take
             failure = error
