@@ -10,7 +10,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from keras import layers as k  # noqa: F401  for the lines of a recipe
-from keras import ops, tree
+from keras import (
+    ops,  # noqa: F401  for the lines of a recipe
+    tree,
+)
 
 import keras_multiweight as kmw
 
@@ -54,8 +57,10 @@ OPERATIONS = [
     "ops.swapaxes({x}, 1, -1)", "ops.sum({x}, axis=-1, keepdims=True) + {x}", "ops.ones_like({x}) * {x}",
     "ops.clip({x}, -1.0, 1.0)", "ops.expand_dims({x}, 1)", "ops.sort({x}, axis=-1)", "ops.roll({x}, 1, axis=-1)",
 ]  # fmt: skip
-MERGES = ["k.Add()([{x}, {y}])", "k.Multiply()([{x}, {y}])", "k.Maximum()([{x}, {y}])", "{x} - {y}", "k.Average()([{y}, {x}])",
-          "k.Concatenate()([{x}, {y}])", "ops.maximum({x}, {y})", "ops.stack([{x}, {y}], axis=1)"]  # fmt: skip
+MERGES = [
+    "k.Add()([{x}, {y}])", "k.Multiply()([{x}, {y}])", "k.Maximum()([{x}, {y}])", "k.Average()([{y}, {x}])", "{x} - {y}",
+    "k.Concatenate()([{x}, {y}])", "ops.maximum({x}, {y})", "ops.stack([{x}, {y}], axis=1)",
+]  # fmt: skip
 JOINS = {
     3: ["k.Attention()([{x}, {y}])", "k.MultiHeadAttention(2, 2)({x}, {y})", "k.AdditiveAttention()([{x}, {y}])"],
     4: [],
