@@ -10,6 +10,7 @@ from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.packing.replicate import replicate
+from keras_multiweight.packing.verify import verify
 from keras_multiweight.registry import register_rule
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "register_rule",
     "replicate",
     "unpack",
+    "verify",
 ]
 
 

@@ -1,5 +1,6 @@
 """Copies of live layers and models, and the layers within them."""
 
+import inspect
 import random
 import types
 import warnings
@@ -19,23 +20,115 @@ def copy_layer(layer, config=None):
     serialized["config"] = config or serialized["config"]
     state = random.getstate()  # Keras draws the seeds of new initialisers from it
     try:
-        return keras.saving.deserialize_keras_object(serialized, custom_objects=_custom_objects(layer), safe_mode=False)
+        with keras.saving.CustomObjectScope(_custom_objects(layer)):
+            return keras.saving.deserialize_keras_object(serialized, safe_mode=False)
     finally:
         random.setstate(state)
 
 
-def copy_model(model, config=None):
-    """A new built model with the same config, or another one, and its own weights."""
-    copy = copy_layer(model, config)
-    if not copy.built:
-        copy.build_from_config(model.get_build_config())
+def copy_built(layer, config=None):
+    """A new built layer or model with the same config, or another one, and its own weights.
+
+    Raises:
+        CannotCopyError: Its class, or that of a layer within it, cannot be made again from its config.
+    """
+    try:
+        copy = copy_layer(layer, config)
+        build_by_plan(copy, build_plan(layer))
+    except Exception as error:  # whatever a custom class raises
+        raise CannotCopyError(layer, f"{type(error).__name__}: {str(error).strip()[:300]}") from error
+    originals = matching_weights(layer, copy)
+    if {id(w) for w in originals} != {id(w) for w in layer.weights} or _shapes(originals) != _shapes(copy.weights):
+        raise CannotCopyError(layer, f"weights of shapes {_shapes(copy.weights)} in place of {_shapes(layer.weights)}")
     return copy
+
+
+def can_copy(layer):
+    """Whether a layer can be made again from its config. All of Keras's own can."""
+    try:
+        return not is_custom(layer) or copy_built(layer) is not None
+    except CannotCopyError:
+        return False
+
+
+def _shapes(weights):
+    return [weight is not None and tuple(weight.shape) for weight in weights]
+
+
+def check_savable(layer):
+    """Whether Keras itself can make all custom layers within a layer again.
+
+    Raises:
+        CannotCopyError: It cannot.
+    """
+    for inner in filter(is_custom, all_layers(layer)):
+        try:
+            objects = {type(x).__name__: type(x) for x in filter(is_custom, all_layers(inner))}
+            keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(inner), objects, safe_mode=False)
+        except Exception as error:  # whatever a custom class raises
+            raise CannotCopyError(inner, f"{type(error).__name__}: {str(error).strip()[:300]}") from error
+
+
+class CannotCopyError(ValueError):
+    """A layer or model cannot be made again from its config."""
+
+    def __init__(self, layer, received):
+        classes = sorted({type(x).__name__ for x in all_layers(layer) if is_custom(x)}) or [type(layer).__name__]
+        super().__init__(
+            "A class must be made again from its config, with the same weights, to be saved and to be unpacked: let "
+            "`__init__` take `**kwargs` and hand them to `super().__init__`, and let `get_config` return the arguments of "
+            f"`__init__`. Received: '{layer.name}', with the custom classes {', '.join(classes)}: {received}"
+        )
+
+
+def build_plan(layer, seen=()):
+    """What `build_by_plan` needs to build a copy of a built layer, as plain JSON values.
+
+    Keras builds a layer by its own build config. That of a custom layer without a `build` method says nothing about the
+    layers within it, which are built when they are first called: the plan has a build config for each of these too.
+    """
+    plan = {"member": build_config(layer)}
+    if is_custom(layer) and id(layer) not in seen:
+        seen = (*seen, id(layer))
+        plan["inner"] = [build_plan(inner, seen) if inner.built else None for inner in _sublayers(layer)]
+    return plan
+
+
+def build_config(layer):
+    """A layer's build config in plain dicts and lists: those that Keras tracks are none that JAX knows."""
+    return _plain(layer.get_build_config())
+
+
+def _plain(x):
+    if isinstance(x, dict):
+        return {key: _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple)):
+        return (tuple if isinstance(x, tuple) else list)(map(_plain, x))
+    return x
+
+
+def build_by_plan(layer, plan):
+    """Build a layer that is a copy of the one whose plan this is."""
+    if not layer.built and plan["member"]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"(?s).*(be built automatically|unbuilt state)")
+            layer.build_from_config(plan["member"])
+    for inner, inner_plan in zip(_sublayers(layer), plan.get("inner", ())):
+        if inner_plan is not None:
+            build_by_plan(inner, inner_plan)
+    layer.built = True
+
+
+def is_custom(layer):
+    """Whether a layer's class is not one of Keras's own."""
+    return not type(layer).__module__.startswith("keras.")
 
 
 def matching_weights(model, copy):
     """For each weight of a copy, in order, the weight of the original that stands in its place.
 
-    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy.
+    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy. None stands for a
+    weight that the original has not.
     """
     originals, seen, waiting = {}, set(), [(model, copy)]
     while waiting:
@@ -46,7 +139,7 @@ def matching_weights(model, copy):
         if len(layer.weights) == len(other.weights):
             originals.update(zip(map(id, other.weights), layer.weights))
         waiting.extend(zip(*map(_sublayers, pair)))
-    return [originals[id(weight)] for weight in copy.weights]
+    return [originals.get(id(weight)) for weight in copy.weights]
 
 
 def all_layers(layer):
@@ -85,7 +178,33 @@ def _layers_in(x):
 
 
 def _custom_objects(layer):
-    """The classes and functions that Keras does not know, by name."""
-    layers = all_layers(layer)
-    functions = [x for inner in layers for x in vars(inner).values() if isinstance(x, types.FunctionType)]
-    return {x.__name__: x for x in [*map(type, layers), *functions] if not x.__module__.startswith("keras.")}
+    """The classes and functions that Keras does not know, by the names that they are serialised with."""
+    layers = [x for x in all_layers(layer) if is_custom(x)]
+    functions = [x for inner in all_layers(layer) for x in vars(inner).values() if isinstance(x, types.FunctionType)]
+    objects = {type(x): _Remade(type(x)) for x in layers}
+    objects.update({x: x for x in functions if not x.__module__.startswith("keras.")})
+    names = {x.__name__: kept for x, kept in objects.items()}
+    return {**names, **{keras.saving.get_registered_name(x): kept for x, kept in objects.items()}}
+
+
+class _Remade:
+    """Stands for a class whose objects are made from their config.
+
+    The config that Keras writes for a class without `get_config` has entries that the class's `__init__` need not take.
+    """
+
+    def __init__(self, cls):
+        self._class = cls
+
+    def from_config(self, config):
+        try:
+            return self._class.from_config(dict(config))
+        except TypeError:
+            taken = inspect.signature(self._class.__init__).parameters
+            extra = {key: config[key] for key in ("name", "trainable", "dtype") if key in config and key not in taken}
+            made = self._class.from_config({key: value for key, value in config.items() if key not in extra})
+            policy = keras.saving.serialize_keras_object(made.dtype_policy)
+            if extra.get("dtype", policy) != policy:
+                raise
+            made.trainable = extra.get("trainable", made.trainable)
+            return made

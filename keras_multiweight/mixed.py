@@ -69,6 +69,10 @@ class MixedMultiModel(MultiModel):
             "Received: a call of compile() for all groups."
         )
 
+    def _check_savable(self):
+        for group in self.groups:
+            group._check_savable()
+
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
         return {"graph": {**graph, "trainable": self.trainable}, "group_members": self.group_members}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_multiweight.copies import copy_model
+from keras_multiweight.copies import CannotCopyError, check_savable, copy_built
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
@@ -19,7 +19,7 @@ class _Hidden:
     """What Keras must not track: the template is no sublayer of the packed model."""
 
     def __init__(self, member, settings):
-        self.member = member
+        self.member = member  # or why there is none
         self.settings = settings  # plain values, as they are saved
 
 
@@ -74,9 +74,15 @@ class MultiModel(keras.Model):
         Raises:
             IndexError: There is no member `i`. Negative numbers count from the end.
         """
-        model = copy_model(self._hidden.member)
-        model.set_weights(self.member_weights(i))
+        weights = self.member_weights(i)
+        model = copy_built(self._template())
+        model.set_weights(weights)
         return model
+
+    def _template(self):
+        if isinstance(self._hidden.member, CannotCopyError):
+            raise self._hidden.member
+        return self._hidden.member
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
@@ -186,11 +192,15 @@ class MultiModel(keras.Model):
         """Save as `keras.Model.save` does, to a `.keras` file: Keras does not find the classes of an `.h5` file again."""
         if not str(filepath).endswith(".keras"):
             raise ValueError(f"A MultiModel is saved to a file that ends in .keras. Received: filepath='{filepath}'.")
+        self._check_savable()
         super().save(filepath, *args, **kwargs)
+
+    def _check_savable(self):
+        check_savable(self._template())
 
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
-        member = keras.saving.serialize_keras_object(self._hidden.member)
+        member = keras.saving.serialize_keras_object(self._template())
         return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
 
     @classmethod

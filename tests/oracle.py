@@ -87,10 +87,17 @@ def _total(outputs, weight_of_outputs):
     return sum(ops.sum(ops.multiply(ops.cast(y, "float32"), ops.convert_to_tensor(w))) for y, w in pairs)
 
 
+def relative_error(received, expected, scale=None):
+    """The largest difference, relative to the largest expected number, or to `scale`."""
+    received, expected = np.asarray(received, "float64"), np.asarray(expected, "float64")
+    assert received.shape == expected.shape, f"shape {received.shape} in place of {expected.shape}"
+    scale = scale or max(np.abs(expected).max(initial=0.0), 1e-6)
+    return np.abs(received - expected).max(initial=0.0) / scale
+
+
 def assert_close(received, expected, what="", tolerance=TOLERANCE, scale=None):
     """Equal shapes, and equal numbers relative to the largest one, or to `scale`."""
     received, expected = np.asarray(received), np.asarray(expected)
     assert received.shape == expected.shape, f"{what}: shape {received.shape} in place of {expected.shape}"
-    scale = scale or max(np.abs(expected.astype("float64")).max(initial=0.0), 1e-6)
-    error = np.abs(received.astype("float64") - expected.astype("float64")).max(initial=0.0) / scale
+    error = relative_error(received, expected, scale)
     assert error <= tolerance, f"{what}: a relative difference of {error:.3g}"

@@ -97,31 +97,6 @@ def test_an_unbuilt_model_is_refused():
         kmw.pack([mlp(), keras.Sequential([k.Dense(2)])])
 
 
-def test_a_subclassed_model_is_refused():
-    class Own(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = k.Dense(2)
-
-        def call(self, x):
-            return self.dense(x)
-
-    model = Own()
-    model(np.ones((1, 3)))
-    with pytest.raises(ValueError, match="a subclassed Own"):
-        kmw.pack([model])
-
-
-def test_a_functional_model_with_its_own_call_is_refused():
-    class Doubled(keras.Model):
-        def call(self, *args, **kwargs):
-            return super().call(*args, **kwargs) * 2
-
-    x = keras.Input((3,))
-    with pytest.raises(ValueError, match="a subclassed Doubled"):
-        kmw.pack([Doubled(x, k.Dense(2)(x))])
-
-
 def test_an_output_without_a_batch_axis_is_refused():
     x = keras.Input((3,))
     model = keras.Model(x, keras.ops.sum(k.Dense(2)(x)))

@@ -40,6 +40,11 @@ def test_average_of_cnns_is_at_least_as_good_as_their_mean():
     assert ensemble >= mean_member
 
 
+@pytest.mark.filterwarnings("ignore:.*has no rule of its own")
+def test_own_layers_and_models_answer_as_they_do_alone():
+    assert max(run("own_layers", num_members=3, repeats=1).values()) < 1e-5
+
+
 @pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
 def test_example_asks_a_question_in_its_first_line(path):
     assert re.search(r"\?$", path.read_text().splitlines()[0].rstrip('"'))

@@ -1,7 +1,10 @@
 """MapMembers: N weight sets of any Keras layer at all."""
 
+import warnings
+
 import keras
 
+from keras_multiweight.copies import CannotCopyError, copy_built, copy_layer
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.mapping import map_members
 from keras_multiweight.layers.plumbing import PACKAGE
@@ -38,6 +41,16 @@ class MapMembers(MultiLayer):
     def __init__(self, member, *, num_members, lowering="vectorized", **kwargs):
         super().__init__(member=member, num_members=num_members, **kwargs)
         self.lowering = lowering
+
+    def _own(self, member):
+        """A class that cannot be made again serves itself: a call reads the packed weights, and leaves its own alone."""
+        if not member.built:
+            return copy_layer(member)
+        try:
+            return copy_built(member)
+        except CannotCopyError as error:
+            warnings.warn(f"This layer packs and predicts, but is not saved or unpacked. {error}", stacklevel=2)
+            return member
 
     def call(self, inputs, *args, mask=None, training=None, **kwargs):
         if mask is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.configs import differences, layer_config
-from keras_multiweight.copies import all_layers, copy_layer, draws_in_training
+from keras_multiweight.copies import all_layers, build_by_plan, build_plan, copy_layer, draws_in_training
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
@@ -31,7 +31,7 @@ class _Hidden:
 
     def __init__(self, member, num_members):
         self.member = member
-        self.config = member.get_config()
+        self.config = _config(member)
         self.weights = []
         self.seeds = []
         self.stack = plumbing.StackMembers(num_members)
@@ -65,7 +65,7 @@ class MultiLayer(keras.layers.Layer):
 
     def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, **kwargs):
         name = kwargs.pop("name", None)
-        member = copy_layer(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
+        member = self._own(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
         _check_options(type(self), member, num_members, member_axis)
         super().__init__(name=name, trainable=member.trainable, dtype=member.dtype_policy)
         self._hidden = _Hidden(member, num_members)
@@ -98,6 +98,10 @@ class MultiLayer(keras.layers.Layer):
         if hidden is not None and name in hidden.config:
             return getattr(hidden.member, name)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def _own(self, member):
+        """The copy of a given member that this layer keeps."""
+        return copy_layer(member)
 
     # ---- build ----
 
@@ -171,7 +175,7 @@ class MultiLayer(keras.layers.Layer):
         The list `stacks` is emptied while the variables are made, so that no value is held twice.
         """
         layer = cls(member=member, num_members=num_members, **options)
-        layer.member.build_from_config(member.get_build_config())
+        build_by_plan(layer.member, build_plan(member))
         layer.build(values=MemberValues(stacks))
         return layer
 
@@ -180,7 +184,7 @@ class MultiLayer(keras.layers.Layer):
         if not self.built:
             raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
         layer = copy_layer(self.member, self.member_config())
-        layer.build_from_config(self.member.get_build_config())
+        build_by_plan(layer, build_plan(self.member))
         layer.set_weights([self.member_value(index, i) for index in range(len(self._hidden.weights))])
         return layer
 
@@ -267,10 +271,10 @@ class MultiLayer(keras.layers.Layer):
         return cls(member=cls.member_class.from_config(config), **options)
 
     def get_build_config(self):
-        return {"member": self.member.get_build_config()} if self.built else None
+        return build_plan(self.member) if self.built else None
 
     def build_from_config(self, config):
-        self.member.build_from_config(config["member"])
+        build_by_plan(self.member, config)
         self.build()
 
     # ---- shapes ----
@@ -301,6 +305,14 @@ class MultiLayer(keras.layers.Layer):
         if self.member_axis == -1:
             return keras.KerasTensor((*shape[:-1], shape[-1] * self.num_members), x.dtype)
         return keras.KerasTensor((*shape[: self.member_axis], self.num_members, *shape[self.member_axis :]), x.dtype)
+
+
+def _config(layer):
+    """A layer's config; empty for a class that has none, which only `MapMembers` holds."""
+    try:
+        return layer.get_config()
+    except NotImplementedError:
+        return {}
 
 
 def _map_tensors(fn, structure):

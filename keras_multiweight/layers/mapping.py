@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.layers.plumbing import stack_shared
+from keras_multiweight.layers.plumbing import PACKAGE, stack_shared
 
 
 def is_tensor(x):
@@ -43,11 +43,12 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
     return outputs
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
 class CarryMask(keras.layers.Layer):
     """Puts a mask on a tensor."""
 
-    def __init__(self):
-        super().__init__(name="carry_mask")
+    def __init__(self, name="carry_mask", **kwargs):
+        super().__init__(name=name, **kwargs)
         self.autocast = False
         self.supports_masking = True
         self.built = True

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_multiweight.copies import build_by_plan, build_plan, copy_layer
+
 
 class MemberDraws:
     """The initial values of N members, each drawn on the member's own shapes by a fresh copy of the layer."""
@@ -33,8 +35,8 @@ class MemberDraws:
 
     def _draw(self, i):
         config = reseeded(self.member.get_config(), i) if i else self.member.get_config()
-        layer = type(self.member).from_config(config)
-        layer.build_from_config(self.member.get_build_config())
+        layer = copy_layer(self.member, config)
+        build_by_plan(layer, build_plan(self.member))
         return layer
 
 

@@ -16,6 +16,9 @@ class _Plumbing(keras.layers.Layer):
         self.supports_masking = True
         self.built = True
 
+    def __call__(self, inputs, **kwargs):
+        return None if inputs is None else super().__call__(inputs, **kwargs)  # None: an optional input that is left out
+
     def compute_output_spec(self, inputs):
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), inputs.dtype)
 

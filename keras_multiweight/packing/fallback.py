@@ -7,6 +7,7 @@ from keras import ops, tree
 
 from keras_multiweight.layers import MapMembers
 from keras_multiweight.layers.mapping import seed_states
+from keras_multiweight.layouts import Layout
 from keras_multiweight.packing import kinds
 from keras_multiweight.packing.trace import is_symbolic
 
@@ -33,7 +34,7 @@ def _can_be_mapped(trace, members, args, kwargs):
     if seed_states(members.template):
         return False
     args, kwargs = tree.map_structure(
-        lambda x: _zeros(x, trace.layout(x).value == "shared") if is_symbolic(x) else x,
+        lambda x: _zeros(trace, x) if is_symbolic(x) else x,
         (args, kwargs),
     )
     try:
@@ -43,6 +44,9 @@ def _can_be_mapped(trace, members, args, kwargs):
     return True
 
 
-def _zeros(x, shared):
-    rows, *rest = x.shape if shared else x.shape[1:]
+def _zeros(trace, x):
+    """Zeros for two members, `(2, B, ...)`, in the shape that the layer gets: it is called on STACKED tensors."""
+    rows, *rest = trace.member_shape(x)
+    if trace.layout(x) is Layout.GROUPED:
+        rest[-1] //= trace.num_members
     return ops.zeros((2, rows or 2, *(d or TRIAL_SIZE for d in rest)), dtype=x.dtype)

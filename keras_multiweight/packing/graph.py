@@ -2,8 +2,11 @@
 
 import collections
 import functools
+import inspect
 
 import keras
+
+from keras_multiweight.copies import build_config
 
 
 @functools.cache
@@ -58,7 +61,100 @@ def walk(model, inputs, visit):
     return _map_leaves(lambda leaf: _output(leaf, operations, values), config["output_layers"])
 
 
-def input_layers(model):
+def takes_training(operation):
+    """Whether a layer's call has the argument `training`, which a Functional model hands on to all layers within it."""
+    return isinstance(operation, keras.layers.Layer) and "training" in inspect.signature(operation.call).parameters
+
+
+def called_with(model, args, kwargs):
+    """The tensors and the masks that a nested model is called with, as flat lists in the order of its inputs."""
+    inputs, masks = args[0] if args else kwargs["inputs"], kwargs.get("mask")
+    own = model.inputs if isinstance(model, keras.Sequential) else model.input
+    if isinstance(inputs, dict) and not isinstance(own, dict):  # by the names of the inputs
+        inputs = [inputs[x.name] for x in keras.tree.flatten(own)]
+    inputs = keras.tree.flatten(inputs)
+    return inputs, [None] * len(inputs) if masks is None else keras.tree.flatten(masks)
+
+
+def input_structure(model, inputs=None):
+    """What a model is called with: KerasTensors `(None, ...)` in the structure that `predict` takes.
+
+    Args:
+        model: A built Keras model.
+        inputs: For a model that does not say it, example data or KerasTensors. Left out, the shapes are those that the
+            model was built with, and the numbers are floats if the model takes them, else ints.
+
+    Raises:
+        ValueError: A subclassed model was built in a way that does not say what it takes.
+    """
+    if inputs is not None:
+        return keras.tree.map_structure(lambda x: _spec(x.shape, _dtype(x)), inputs)
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0]
+    return model.input if getattr(model, "inputs", None) else _recorded_inputs(model)
+
+
+def _recorded_inputs(model):
+    config = build_config(model) or {}
+    shapes = config.get("input_shape")
+    failure = f"it was built with {config}" if shapes is None else None
+    for dtype in (keras.config.floatx(), "int32") if shapes is not None else ():
+        specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: _spec(shape, dtype), shapes)
+        try:
+            model.compute_output_spec(specs)
+            return specs
+        except Exception as error:  # of the user's call, on inputs that it does not take
+            failure = failure or f"on inputs of the shapes that it was built with, {shapes}, its call ends with: {error}"
+    raise ValueError(
+        "A subclassed model must say what it takes in one argument (a tensor, or a list or dict of them). Received: "
+        f"{type(model).__name__} '{model.name}'; {failure}. Pass pack(models, inputs=...), with example data or keras.Input "
+        "in the structure that the model is called with."
+    )
+
+
+def _spec(shape, dtype):
+    return keras.KerasTensor((None, *shape[1:]), dtype)
+
+
+def _dtype(x):
+    """Keras feeds a model of floats with float32 arrays, whatever the arrays in memory are."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return keras.config.floatx() if dtype == "float64" and not isinstance(x, keras.KerasTensor) else dtype
+
+
+def copy_inputs(model, rename, inputs=None):
+    """Fresh inputs for a model like this one, in the structure that `predict` takes.
+
+    Args:
+        model: A built Keras model.
+        rename: Called with each input's name, gives the name of the fresh one.
+        inputs: As for `input_structure`.
+    """
+    structure = input_structure(model, inputs)
+    if not is_graph(model):
+        return _named_inputs(structure, rename)
+    configs = [{**layer.get_config(), "name": rename(layer.name)} for layer in _input_layers(model)]
+    fresh = [keras.layers.InputLayer.from_config(config).output for config in configs]
+    return keras.tree.pack_sequence_as(structure, fresh)
+
+
+def _named_inputs(structure, rename, name="inputs"):
+    """Inputs of a dict have the names of its keys, or Keras warns at every call."""
+    if isinstance(structure, dict):
+        return {key: _named_inputs(x, rename, str(key)) for key, x in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return [_named_inputs(x, rename, name) for x in structure]
+    return keras.Input(structure.shape[1:], dtype=structure.dtype, name=rename(name))
+
+
+def output_names(model, outputs):
+    """A name for each of the outputs of a model."""
+    if is_graph(model):
+        return as_functional(model).output_names
+    return [model.name] * len(keras.tree.flatten(outputs))
+
+
+def _input_layers(model):
     """The input layers of a model, in the order of `model.inputs`."""
     functional = as_functional(model)
     operations = {operation.name: operation for operation in functional.operations}
@@ -69,18 +165,20 @@ def _input_names(config):
     return keras.tree.flatten(_map_leaves(lambda leaf: leaf[0], config["input_layers"]))
 
 
-def count_calls(model, times=1, counts=None):
-    """How often each layer is called in one pass through the model, nested models included: `{id(layer): calls}`."""
-    counts = collections.Counter() if counts is None else counts
-    functional = as_functional(model)
-    operations = {operation.name: operation for operation in functional.operations}
-    for layer in functional.get_config()["layers"]:
-        operation = operations[layer["name"]]
-        calls = times * len(layer["inbound_nodes"])
-        counts[id(operation)] += calls
-        if is_graph(operation):
-            count_calls(operation, calls, counts)
+def count_calls(model):
+    """How often each layer is called in one pass through a model, those within others included: `{id(layer): calls}`."""
+    counts = collections.Counter()
+    _count(model, 1, counts)
     return counts
+
+
+def _count(operation, calls, counts):
+    counts[id(operation)] += calls
+    if is_graph(operation):
+        functional = as_functional(operation)
+        operations = {operation.name: operation for operation in functional.operations}
+        for layer in functional.get_config()["layers"]:
+            _count(operations[layer["name"]], calls * len(layer["inbound_nodes"]), counts)
 
 
 def _nodes(config):

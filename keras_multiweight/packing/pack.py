@@ -6,8 +6,9 @@ its weights; walk the template's graph, with a rule at each layer; put the borde
 
 import keras
 
-from keras_multiweight.copies import copy_model, matching_weights
+from keras_multiweight.copies import CannotCopyError, copy_built, matching_weights
 from keras_multiweight.layers import plumbing
+from keras_multiweight.layers.mapping import CarryMask
 from keras_multiweight.layouts import Layout
 from keras_multiweight.mixed import join
 from keras_multiweight.model import MultiModel
@@ -17,28 +18,40 @@ from keras_multiweight.packing import (
 )
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
-from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
+from keras_multiweight.packing.graph import (
+    called_with,
+    copy_inputs,
+    count_calls,
+    is_graph,
+    output_names,
+    takes_training,
+    walk,
+)
 from keras_multiweight.packing.groups import architecture, group_by, groups_of
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.sharing import SharedLayers
-from keras_multiweight.packing.trace import Trace, tensors
+from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
 from keras_multiweight.registry import find_rule
 
+CHECKED_ROWS = 32  # at most, of example data
 
-def pack(models, *, template=None, group=False, share="equal", verify=True, custom_objects=None, name=None):
+
+def pack(models, *, template=None, inputs=None, group=False, share="equal", verify=True, custom_objects=None, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
-        models: A list of built Functional or Sequential Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
+        models: A list of built Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
             `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted
             by name, numbers as numbers. Models in memory are left as they were. From files one model is built, and the
             weights of the others are streamed into place.
         template: The architecture of files that hold only weights: a Keras model, which is left as it was, or the path of
             a saved model or of a config (`model.to_json()`). Left out, a config beside the weights is taken, of the name
             of the weights or `model.json`. Files that say their architecture must have the template's.
+        inputs: What subclassed models are called with: example data, or `keras.Input` tensors, in the structure that
+            `predict` takes. Left out, the shapes that they were built with. Functional and Sequential models say it.
         group: bool. Take models of different architectures too: each architecture is packed, and the groups are joined in
             one model with one `predict`, a `MixedMultiModel`. They must take the same inputs and give outputs of the same
             shapes.
@@ -47,7 +60,8 @@ def pack(models, *, template=None, group=False, share="equal", verify=True, cust
             default, finds all of them; a model with a shared layer that can train, or that draws random numbers in
             training, predicts but is not trained. `"frozen"` leaves those layers apart. `None` keeps N copies of
             everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
-        verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
+        verify: bool. Compare the packed outputs with each member's own before returning: on random inputs, or on the first
+            rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files. Registered ones
             (`keras.saving.register_keras_serializable`) are known without it. Files bring no code of their own.
         name: Name of the packed model.
@@ -70,14 +84,14 @@ def pack(models, *, template=None, group=False, share="equal", verify=True, cust
     ```
     """
     if group and len(groups := groups_of(models, custom_objects, template)) > 1:
-        options = {"share": share, "verify": verify, "custom_objects": custom_objects}
+        options = {"inputs": inputs, "share": share, "verify": verify, "custom_objects": custom_objects}
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
         return join(packed, [numbers for numbers, _ in groups], name)
     source = open_members(models, custom_objects, template)
     template = source.template()
-    probe = Probe(template) if verify else None
+    probe = Probe(template, inputs, rows=CHECKED_ROWS) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, share=share, name=name)
+    multi = build(template, stacks, source.names, share=share, name=name, inputs=inputs)
     if verify:
         probe.check(multi)
     return multi
@@ -112,25 +126,33 @@ def load_alike(member, template, i):
     return model, weight_differences(template, model, i, member.name)
 
 
-def build(template, stacks, member_names, share, name=None, member_seeds=None):
+def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None):
     """The packed model of a template, from the stacked weights of its members."""
     trace = Trace(len(member_names))
-    walker = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
-    inputs = [_copy_input(layer, trace.unique_name(layer.name)) for layer in input_layers(template)]
-    names = [trace.unique_name(name) for name in as_functional(template).output_names]
-    outputs = walker.walk(template, trace.mark(inputs, Layout.SHARED))
-    outputs = _with_border(trace, outputs, names)
-    member = copy_model(template)
+    packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
+    inputs = copy_inputs(template, trace.unique_name, inputs)
+    outputs = packer.run(template, trace.mark(inputs, Layout.SHARED))
+    outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
+    member = _copy_or_reason(template)
+    weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
     return MultiModel(
-        _in_structure_of(template, inputs),
+        inputs,
         outputs,
         member=member,
         member_names=member_names,
         member_seeds=member_seeds,
-        slots=[trace.slots[id(weight)] for weight in matching_weights(template, member)],
+        slots=[trace.slots[id(weight)] for weight in weights],
         plan=trace.plan,
         name=name or f"multi_{template.name}",
     )
+
+
+def _copy_or_reason(template):
+    """A copy of the template to make members from; or why there is none, for whoever asks for a member."""
+    try:
+        return copy_built(template)
+    except CannotCopyError as error:
+        return error
 
 
 class _Packer:
@@ -142,8 +164,16 @@ class _Packer:
         self.shared = shared
         self.calls = calls
 
-    def walk(self, model, inputs, path=""):
+    def run(self, model, inputs):
+        """The packed outputs of a whole model. One that is no graph is packed as one layer."""
+        if not is_graph(model):
+            return self.visit(model, (inputs,), {}, "")
+        return self.walk(model, keras.tree.flatten(inputs))
+
+    def walk(self, model, inputs, path="", training=None):
         def visit(operation, args, kwargs):
+            if training is not None and takes_training(operation):
+                kwargs = {**kwargs, "training": training}
             return keras.tree.flatten(self.visit(operation, args, kwargs, path))
 
         return walk(model, inputs, visit)
@@ -151,7 +181,8 @@ class _Packer:
     def visit(self, operation, args, kwargs, path):
         path = f"{path}{operation.name}"
         if is_graph(operation):
-            return self.walk(operation, tensors(args), f"{path}/")
+            inputs = [self.masked(*pair) for pair in zip(*called_with(operation, args, kwargs))]
+            return self.walk(operation, inputs, f"{path}/", kwargs.get("training"))
         members = Members(operation, self.trace.num_members, self.calls[id(operation)], path, self.stacks)
         try:
             return self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
@@ -163,15 +194,13 @@ class _Packer:
         alike = id(operation) in self.shared and self.trace.layouts(args, kwargs) == {Layout.SHARED}
         return kinds.shared if alike else find_rule(operation) or fallback
 
-
-def _copy_input(layer, name):
-    return keras.layers.InputLayer.from_config({**layer.get_config(), "name": name}).output
-
-
-def _in_structure_of(template, inputs):
-    if isinstance(template, keras.Sequential):
-        return inputs[0]
-    return keras.tree.pack_sequence_as(template.input, inputs)
+    def masked(self, x, mask):
+        """A tensor that carries a mask, which a nested model was called with."""
+        if mask is None:
+            return x
+        layout = Layout.SHARED if self.trace.layouts(x, mask) == {Layout.SHARED} else Layout.FOLDED
+        x, mask = self.trace.to((x, mask), layout)
+        return self.trace.mark(CarryMask(name=self.trace.unique_name("carry_mask"))(x, mask=mask), layout)
 
 
 def _with_border(trace, outputs, names):

@@ -5,13 +5,13 @@ import random
 import keras
 import numpy as np
 
-from keras_multiweight.copies import copy_model
+from keras_multiweight.copies import copy_built
 from keras_multiweight.packing.files import LiveModels
 from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
 
 
-def replicate(model, num_members, *, seed=None, name=None):
+def replicate(model, num_members, *, seed=None, inputs=None, name=None):
     """A MultiModel of N fresh, independently initialised members.
 
     Args:
@@ -19,6 +19,7 @@ def replicate(model, num_members, *, seed=None, name=None):
             without arguments that builds one.
         num_members: int, N.
         seed: int, for the same members at every call. Left out, the members are new each time.
+        inputs: What a subclassed model is called with, as for `pack`.
         name: Name of the MultiModel.
 
     Returns:
@@ -54,12 +55,12 @@ def replicate(model, num_members, *, seed=None, name=None):
             f"its initialisers. Received: {num_members} equal members of '{template.name}'."
         )
     names = [f"'{template.name}' with seed {s}" for s in seeds]
-    return build(template, stacks, names, share=None, name=name, member_seeds=seeds)
+    return build(template, stacks, names, share=None, name=name, member_seeds=seeds, inputs=inputs)
 
 
 def _rebuilt(model):
     config = _without_seeds(keras.saving.serialize_keras_object(model))
-    return copy_model(model, config["config"])
+    return copy_built(model, config["config"])
 
 
 def _without_seeds(config):

@@ -6,8 +6,8 @@ import dataclasses
 import keras
 from keras import tree
 
-from keras_multiweight.copies import all_layers, draws_in_training
-from keras_multiweight.packing.graph import is_graph, walk
+from keras_multiweight.copies import all_layers, can_copy, draws_in_training
+from keras_multiweight.packing.graph import called_with, is_graph, walk
 
 SHARES = ("equal", "frozen", None)
 
@@ -40,7 +40,7 @@ class SharedLayers:
         self._share = share
         self._found = set()
         self._apart = set()  # layers with a call on inputs that are not alike
-        if share is not None and stacks.num_members > 1:
+        if share is not None and stacks.num_members > 1 and is_graph(template):
             self._search(template)
 
     def __contains__(self, key):
@@ -58,27 +58,33 @@ class SharedLayers:
         return walk(model, inputs, self._visit)
 
     def _visit(self, operation, args, kwargs):
-        inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, _Alike)]
         if is_graph(operation):
-            return tree.flatten(self._walk(operation, inputs))
-        alike, draws = all(x.holds for x in inputs), frozenset().union(*(x.draws for x in inputs))
+            pairs = zip(*called_with(operation, args, kwargs))
+            return tree.flatten(self._walk(operation, list(map(_together, pairs))))
+        output = _together((args, kwargs))
         if isinstance(operation, keras.layers.Layer):
-            alike, draws = self._pass_layer(operation, alike, draws)
-        return collections.defaultdict(lambda: _Alike(alike, draws))  # one answer for whichever output
+            output = self._pass_layer(operation, output)
+        return collections.defaultdict(lambda: output)  # one answer for whichever output
 
-    def _pass_layer(self, layer, alike, draws):
+    def _pass_layer(self, layer, inputs):
         """What a layer makes of inputs; remembers it if it has weights and can be shared."""
-        if not alike:
+        if not inputs.holds:
             self._apart.add(id(layer))
         if id(layer) in self._apart or not self._may_share(layer):
-            return False, draws
-        if not layer.weights:
-            return True, draws | {id(layer)} if layer.variables else draws
-        self._found |= {id(layer)} | draws
-        return True, draws
+            return _Alike(False)
+        if layer.weights:
+            self._found |= {id(layer)} | inputs.draws
+        own = {id(layer)} if layer.variables and not layer.weights else set()
+        return _Alike(True, inputs.draws | own)
 
     def _may_share(self, layer):
         penalised = any(inner.activity_regularizer is not None for inner in all_layers(layer))  # once for each member
-        if penalised or not self._stacks.are_equal(layer):
+        if penalised or not self._stacks.are_equal(layer) or not can_copy(layer):
             return False
         return self._share == "equal" or not (layer.trainable_variables or draws_in_training(layer))
+
+
+def _together(structure):
+    """What holds for all tensors of a structure."""
+    found = [x for x in tree.flatten(structure) if isinstance(x, _Alike)]
+    return _Alike(all(x.holds for x in found), frozenset().union(*(x.draws for x in found)))

@@ -3,7 +3,7 @@
 import keras
 from keras import tree
 
-from keras_multiweight.copies import copy_layer
+from keras_multiweight.copies import build_by_plan, build_plan, copy_layer
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
 
@@ -99,7 +99,7 @@ class Trace:
         def make():
             layer = copy_layer(template, {**template.get_config(), "name": self.unique_name(members.path)})
             if getattr(template, "weights", None):
-                layer.build_from_config(template.get_build_config())
+                build_by_plan(layer, build_plan(template))
                 layer.set_weights(members.take_shared_weights())
             return layer
 

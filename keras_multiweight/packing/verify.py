@@ -1,4 +1,4 @@
-"""The self-check of a pack: packed outputs against each member's own, on random inputs."""
+"""verify: packed outputs against each member's own."""
 
 import warnings
 
@@ -7,67 +7,149 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.copies import all_layers
+from keras_multiweight.packing.files import open_members
+from keras_multiweight.packing.graph import input_structure
+from keras_multiweight.packing.report import Report, Row
 
 ROWS = 3  # of the random inputs
+BATCH_SIZE = 256  # rows of data that are computed at once
 SIZES = (8, 32, 64, 128, 17)  # tried in turn for dimensions that a model leaves open
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
 
 
+def verify(multi, models, x=None, *, custom_objects=None):
+    """How far the answers of a packed model are from those of its members.
+
+    Args:
+        multi: A `MultiModel`.
+        models: Its members, in order: Keras models, paths or a pattern, as for `pack`.
+        x: Data, as `models[0].predict` takes it. Left out, a few rows of random numbers.
+        custom_objects: Dict of names to custom classes or functions in the files.
+
+    Returns:
+        A `Report`: for each member and output the largest difference, relative to the largest number of that output, and
+        the tolerance that `pack` allows for the dtype that the model computes in. `str(report)` is a table, `report.passed`
+        whether all differences are tolerable, `report.worst` the row of the largest.
+
+    Raises:
+        ValueError: As many models as members are needed.
+
+    Example:
+
+    ```python
+    report = kmw.verify(multi, models, x)
+    print(report)
+    assert report.passed and report.worst.difference < 1e-5
+    ```
+    """
+    source = open_members(models, custom_objects)
+    if len(source.names) != multi.num_members:
+        raise ValueError(
+            f"verify compares each member with its own model. Received: {len(source.names)} models for "
+            f"{multi.num_members} members."
+        )
+    probe = Probe(source.template(), x)
+    for member in source:
+        probe.record(member.load())
+    return probe.report(multi)
+
+
 class Probe:
-    """Random inputs for a model, and what each member gives for them.
+    """Inputs for a model, and what each member gives for them.
 
     Attributes:
+        outputs: For each model that was recorded, its outputs as NumPy arrays.
         tolerance: The relative difference that is rounding, for the lowest precision that the model computes in.
     """
 
-    def __init__(self, model):
-        self.inputs = None
+    def __init__(self, model, data=None, rows=None):
+        """From the first rows of example data; or, in the place of data, KerasTensors or None: then of random numbers."""
+        is_data = data is not None and not any(isinstance(x, keras.KerasTensor) for x in tree.flatten(data))
+        self.inputs = tree.map_structure(lambda x: np.asarray(x[:rows]), data) if is_data else None
         self.outputs = []
+        self._specs = None if is_data else data
         self.tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
 
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
         if self.inputs is None:
-            self.inputs = _fitting_inputs(model)
-        self.outputs.append(_run(model, self.inputs))
+            self.inputs = _fitting_inputs(model, self._specs)
+        self.outputs.append(run_in_batches(model, self.inputs))
+
+    def report(self, multi):
+        """Compare a packed model with the members that were recorded."""
+        packed = tree.flatten(run_in_batches(multi, self.inputs))
+        rows = Report()
+        for i, outputs in enumerate(self.outputs):
+            for output, expected in enumerate(tree.flatten(outputs)):
+                difference = relative_difference(packed[output][:, i], expected)
+                rows.append(Row(i, multi.member_names[i], multi.output_names[output], difference, self.tolerance))
+        return rows
 
     def check(self, multi):
-        """Compare a packed model with the members that were recorded.
+        """Raise where `report` finds a difference that is more than rounding.
 
         Raises:
-            RuntimeError: A member's outputs differ by more than rounding.
+            RuntimeError: A member's outputs differ.
         """
         if any(x is None for x in tree.flatten(self.inputs)):
             return
-        packed = [ops.convert_to_numpy(y) for y in tree.flatten(_run(multi, self.inputs))]
+        self._warn_of_nan(multi)
+        failed = [row for row in self.report(multi) if not row.passed]
+        if failed:
+            raise RuntimeError(
+                "The packed model must give what its members give. Received:\n"
+                + "\n".join(f"  {row}" for row in failed[:10])
+                + "\nThis is a defect of keras_multiweight, or a layer whose output depends on more than its inputs and "
+                "weights; pass verify=False to pack all the same."
+            )
+
+    def _warn_of_nan(self, multi):
         for i, outputs in enumerate(self.outputs):
-            for k, expected in enumerate(tree.flatten(outputs)):
-                self._compare(multi.member_names[i], i, k, packed[k][:, i], ops.convert_to_numpy(expected))
-
-    def _compare(self, name, i, k, received, expected):
-        if received.shape != expected.shape:
-            raise RuntimeError(_report(name, i, k, f"shape {received.shape} in place of {expected.shape}"))
-        error = difference(received, expected)
-        if error > self.tolerance:
-            what = f"a relative difference of {error:.3g}" if np.isfinite(error) else "other values"
-            raise RuntimeError(_report(name, i, k, what))
-        if _is_fractional(expected) and np.isnan(expected.astype("float64")).any():
-            warnings.warn(f"Member {i}, {name}, gives NaN in output {k}: are its weights finite?", stacklevel=5)
+            for name, y in zip(multi.output_names, tree.flatten(outputs)):
+                if y.dtype.kind not in "OSUbiu" and np.isnan(y.astype("float64")).any():
+                    warnings.warn(
+                        f"Member {i}, {multi.member_names[i]}, gives NaN in output '{name}': are its weights finite?",
+                        stacklevel=5,
+                    )
 
 
-def difference(received, expected):
-    """How far two outputs are apart: `relative_difference`; 0 or inf for what has no fractions and must be equal."""
-    if _is_fractional(expected):
-        return relative_difference(received, expected)
-    return 0.0 if np.array_equal(received, expected) else float("inf")
+def run_in_batches(model, inputs):
+    """The outputs of a model as NumPy arrays; no outputs where an input is missing.
+
+    The model runs as it is, not compiled: on JAX too, where the operations of one member are compiled on their own, those
+    of the next and of the next pack are there already, while a compiled whole would be compiled anew for every pack.
+    """
+    if any(x is None for x in tree.flatten(inputs)):
+        return []
+    rows = min(x.shape[0] for x in tree.flatten(inputs))
+    batches = [slice(start, start + BATCH_SIZE) for start in range(0, rows, BATCH_SIZE)]
+    outputs = [_call(model, tree.map_structure(lambda x, at=at: x[at], inputs)) for at in batches]
+    outputs = [tree.map_structure(ops.convert_to_numpy, y) for y in outputs]
+    if len(outputs) == 1:  # may have no rows to join
+        return outputs[0]
+    return tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
 
-def _is_fractional(array):
-    return array.dtype.kind not in "OSUbiu"  # bfloat16 is of kind V
+def _call(model, inputs):
+    inputs = tree.map_structure(ops.convert_to_tensor, inputs)  # a mix with arrays is refused
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.no_grad():
+            return model(inputs, training=False)
+    return model(inputs, training=False)
 
 
 def relative_difference(received, expected):
-    """The largest difference, relative to the largest number that is expected. NaN equals NaN, inf equals inf."""
+    """The largest difference, relative to the largest number that is expected. NaN equals NaN, inf equals inf.
+
+    Infinite for other shapes, for an inf or NaN on one side only, and for strings, ints and bools that are not equal.
+    """
+    if received.shape != expected.shape:
+        return float("inf")
+    if expected.dtype.kind in "OSUbiu":
+        return 0.0 if np.array_equal(received, expected) else float("inf")
     received, expected = np.asarray(received, "float64"), np.asarray(expected, "float64")
     same = (received == expected) | (np.isnan(received) & np.isnan(expected))
     if same.all():
@@ -78,12 +160,11 @@ def relative_difference(received, expected):
     return float(difference / scale) if np.isfinite(difference) else float("inf")
 
 
-def random_inputs(model, size, seed=0):
-    """Random inputs in the structure of `model.input`, with `size` in the place of open dimensions; None for strings."""
+def random_inputs(model, size, seed=0, specs=None):
+    """Random arrays for what a model is called with, with `size` in the place of open dimensions; None for strings."""
     rng = np.random.default_rng(seed)
     ids = min((layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)), default=2)
-    structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
-    return tree.map_structure(lambda x: _random(rng, x, size, ids), structure)
+    return tree.map_structure(lambda x: _random(rng, x, size, ids), input_structure(model, specs))
 
 
 def _random(rng, x, size, ids):
@@ -92,19 +173,18 @@ def _random(rng, x, size, ids):
     if dtype == "string":
         return None
     if dtype == "bool":
-        return ops.convert_to_tensor(rng.random(shape) < 0.5)
+        return rng.random(shape) < 0.5
     if "int" in dtype:
-        return ops.convert_to_tensor(rng.integers(0, ids, shape), dtype=dtype)  # a mix with arrays is refused
-    return ops.convert_to_tensor(rng.standard_normal(shape), dtype=dtype)
+        return rng.integers(0, ids, shape).astype(dtype)
+    return ops.convert_to_numpy(ops.cast(rng.standard_normal(shape), dtype))
 
 
-def _fitting_inputs(model):
+def _fitting_inputs(model, specs):
     """Random inputs of a size that the model takes."""
     for size in SIZES:
-        inputs = random_inputs(model, size)
+        inputs = random_inputs(model, size, specs=specs)
         try:
-            if not any(x is None for x in tree.flatten(inputs)):
-                _run(model, inputs)
+            run_in_batches(model, inputs)
             return inputs
         except Exception as error:  # a size that this model's kernels or reshapes do not take
             failure = error
@@ -112,22 +192,3 @@ def _fitting_inputs(model):
         f"The self-check found no input that model '{model.name}' takes (it tried sizes {SIZES} for open dimensions). "
         f"Pass verify=False to pack without it. The last attempt ended with {type(failure).__name__}: {failure}"
     ) from failure
-
-
-def _run(model, inputs):
-    if any(x is None for x in tree.flatten(inputs)):
-        return []
-    if keras.backend.backend() == "torch":
-        import torch
-
-        with torch.no_grad():
-            return model(inputs, training=False)
-    return model(inputs, training=False)
-
-
-def _report(name, i, k, what):
-    return (
-        f"The packed model must give what its members give. Received: {what} for member {i}, {name}, output {k}. "
-        "This is a defect of keras_multiweight, or a layer whose output depends on more than its inputs and weights; "
-        "pass verify=False to pack all the same."
-    )

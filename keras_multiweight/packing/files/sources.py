@@ -15,7 +15,6 @@ from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
 from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned_layout, legacy_layout, values_of
 from keras_multiweight.packing.files.limits import reading
 from keras_multiweight.packing.files.paths import check_file, ending, model_paths
-from keras_multiweight.packing.graph import is_graph
 from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config
 
 
@@ -250,13 +249,11 @@ def read_config(path, custom_objects=None):
 
 
 def _check_packable(model, which):
-    if model.built and is_graph(model):
-        return
-    raise ValueError(
-        "pack takes built Functional and Sequential models. Received: "
-        f"{'an unbuilt' if not model.built else 'a subclassed'} {type(model).__name__} '{model.name}' as member {which}. "
-        + ("Call it on data, or give it an Input." if not model.built else "Wrap its call in keras.Model(inputs, outputs).")
-    )
+    if not model.built:
+        raise ValueError(
+            f"pack takes built Keras models. Received: an unbuilt {type(model).__name__} '{model.name}' as member {which}. "
+            "Call it on data, or give it an Input."
+        )
 
 
 def _place(key):
