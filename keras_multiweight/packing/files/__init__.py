@@ -9,7 +9,8 @@ from keras_multiweight.packing.files.formats import ENDINGS
 from keras_multiweight.packing.files.layout import assign
 from keras_multiweight.packing.files.limits import UnsafeFileError
 from keras_multiweight.packing.files.paths import model_paths
-from keras_multiweight.packing.files.sources import LiveModels, Member, ModelFiles, load_model, open_members
+from keras_multiweight.packing.files.sources import LiveModels, Member, ModelFiles, open_members
+from keras_multiweight.packing.files.template import load_model
 
 __all__ = [
     "ENDINGS",

@@ -1,6 +1,5 @@
 """Where members come from: models in memory, or files, of which only the first is built."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -11,11 +10,11 @@ import keras
 from keras_multiweight.configs import comparable
 from keras_multiweight.packing.files import allowed
 from keras_multiweight.packing.files.build import NO_CONFIG, build, load_weights
-from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
+from keras_multiweight.packing.files.formats import ENDINGS
 from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned_layout, legacy_layout, values_of
 from keras_multiweight.packing.files.limits import reading
-from keras_multiweight.packing.files.paths import check_file, ending, model_paths
-from keras_multiweight.packing.graph import is_graph
+from keras_multiweight.packing.files.paths import check_file, model_paths
+from keras_multiweight.packing.files.template import check_packable, dialect_of, open_template, opened
 from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config
 
 
@@ -42,7 +41,7 @@ class LiveModels:
         self._models = models
         self.names = [f"'{model.name}'" for model in models]
         for i, model in enumerate(models):
-            _check_packable(model, i)
+            check_packable(model, i)
 
     def template(self):
         return self._models[0]
@@ -69,7 +68,7 @@ class ModelFiles:
         for path in self.names:
             check_file(path)
         self._given = template is not None
-        self._template = _open_template(template, self.names[0], custom_objects)
+        self._template = open_template(template, self.names[0], custom_objects)
         self._known = [comparable(self._template.config)]  # and what other formats and versions of Keras say in its place
 
     def template(self):
@@ -96,7 +95,7 @@ class ModelFiles:
         allowed.check(config, file.path, self._custom_objects)
         if comparable(config) in self._known:
             return {}, {}
-        if _dialect(file) and _dialect(file) == self._template.dialect:
+        if dialect_of(file) and dialect_of(file) == self._template.dialect:
             return self._template.config, config
         expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
         if comparable(expected) == comparable(received):
@@ -143,72 +142,6 @@ class ModelFiles:
         return legacy_layout(self.template())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Template:
-    """The model that all files are compared with, and its config in the words of a format and version of Keras."""
-
-    model: keras.Model
-    config: dict
-    dialect: str | None
-    assets: dict = dataclasses.field(default_factory=dict)
-
-
-def _open_template(template, first, custom_objects):
-    if isinstance(template, keras.Model):
-        found = _Template(template, model_config(template), keras.__version__)
-    elif template is not None and not isinstance(template, (str, os.PathLike)):
-        raise ValueError(f"template must be a Keras model or a path. Received: template={template!r:.200}.")
-    else:
-        found = _read_template(os.fspath(template or first), first, custom_objects)
-    _check_packable(found.model, "template" if template is not None else first)
-    return found
-
-
-def _read_template(path, first, custom_objects):
-    """A config in a JSON file needs weights for the model to be built: those of the first member."""
-    check_file(path, (*ENDINGS, ".json"))
-    config = None
-    if path.lower().endswith(".json"):
-        with reading(path, (".json",)):
-            config = read_json(path)
-            allowed.check(config, path, custom_objects)
-    with opened(first if config else path) as file, reading(file.path, ENDINGS):
-        model = build(file, custom_objects, config)
-        return _Template(model, config or file.config(), None if config else _dialect(file), file.assets())
-
-
-def _dialect(file):
-    """Files of one version of Keras say the same in the same words. Legacy configs name layers in ways of their own."""
-    return None if file.legacy else file.version()
-
-
-@contextlib.contextmanager
-def opened(path):
-    """A file of a known ending, closed at the end."""
-    with reading(path, ENDINGS):
-        file = FORMATS[ending(path)](path)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def load_model(path, custom_objects=None):
-    """The model in a file, built as `pack` builds the first one.
-
-    Args:
-        path: A saved model: `.keras`, `.h5`, or weights with a config beside them.
-        custom_objects: Dict of names to the user's own classes and functions.
-
-    Raises:
-        FileNotFoundError: A missing file.
-        ValueError: No model, or an unsafe one.
-    """
-    check_file(path)
-    with opened(os.fspath(path)) as file, reading(file.path, ENDINGS):
-        return build(file, custom_objects)
-
-
 def open_members(models, custom_objects=None, template=None):
     """Models, paths, a folder or a pattern as a source of members.
 
@@ -230,16 +163,6 @@ def open_members(models, custom_objects=None, template=None):
     if template is not None:
         raise ValueError("template= is the architecture of weights in files. Received: models in memory, and a template.")
     return LiveModels(models)
-
-
-def _check_packable(model, which):
-    if model.built and is_graph(model):
-        return
-    raise ValueError(
-        "pack takes built Functional and Sequential models. Received: "
-        f"{'an unbuilt' if not model.built else 'a subclassed'} {type(model).__name__} '{model.name}' as member {which}. "
-        + ("Call it on data, or give it an Input." if not model.built else "Wrap its call in keras.Model(inputs, outputs).")
-    )
 
 
 def _place(key):
