@@ -14,11 +14,11 @@ from keras_multiweight.packing import table  # noqa: F401  registers the rules
 from keras_multiweight.packing.fallback import fallback
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
-from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
+from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.trace import Trace, tensors
 from keras_multiweight.packing.verify import Probe
-from keras_multiweight.packing.weights import Members, Stacks, read_weights
+from keras_multiweight.packing.weights import Members, Stacks
 from keras_multiweight.registry import find_rule
 
 
@@ -70,11 +70,9 @@ def collect_weights(source, template, probe=None):
     stacks = Stacks(template, len(source.names))
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
         _raise_if(config_differences(member.expected, member.received, i, member.name))
-        model = member.load()
-        _raise_if(weight_differences(template, model, i, member.name))
-        stacks.put(i, read_weights(model))
+        stacks.put(i, member.weights())
         if probe:
-            probe.record(model)
+            probe.record(member.load())
     return stacks
 
 

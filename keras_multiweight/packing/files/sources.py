@@ -15,7 +15,8 @@ from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned
 from keras_multiweight.packing.files.limits import reading
 from keras_multiweight.packing.files.paths import check_file, model_paths
 from keras_multiweight.packing.files.template import check_packable, dialect_of, open_template, opened
-from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config
+from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config, weight_differences
+from keras_multiweight.packing.weights import read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Member:
     Attributes:
         name: How messages call it.
         expected, received: The serialised config that it must equal, and its own.
-        load: Gives a Keras model with this member's weights. It may be the same object for all members.
+        weights: Gives the values of its weights as NumPy arrays, in the order of the template's.
+        load: Gives a Keras model with these weights. It may be the same object for all members.
     """
 
     name: str
     expected: dict
     received: dict
+    weights: Callable
     load: Callable
 
 
@@ -48,8 +51,14 @@ class LiveModels:
 
     def __iter__(self):
         expected = model_config(self._models[0])
-        for name, model in zip(self.names, self._models):
-            yield Member(name, expected, model_config(model), lambda model=model: model)
+        for i, (name, model) in enumerate(zip(self.names, self._models)):
+            yield Member(name, expected, model_config(model), functools.partial(self._weights, i), lambda model=model: model)
+
+    def _weights(self, i):
+        differences = weight_differences(self._models[0], self._models[i], i, self.names[i])
+        if differences:
+            raise IncompatibleModelsError(differences)
+        return read_weights(self._models[i])
 
 
 class ModelFiles:
@@ -81,7 +90,8 @@ class ModelFiles:
                 with opened(path) as file:
                     with reading(path, ENDINGS):
                         expected, received = self._configs(file)
-                    yield Member(path, expected, received, functools.partial(self._load, file, i))
+                    weights = functools.cache(functools.partial(self._weights, file, i))
+                    yield Member(path, expected, received, weights, functools.partial(self._load, weights))
         finally:
             assign(self.template(), own)
 
@@ -102,27 +112,29 @@ class ModelFiles:
             self._known.append(comparable(config))
         return expected, received
 
-    def _load(self, file, i):
-        """The template with the weights of a file."""
+    def _load(self, weights):
+        assign(self.template(), weights())
+        return self.template()
+
+    def _weights(self, file, i):
         with reading(file.path, ENDINGS):
             tensors = file.tensors()
             layout = self._legacy_layout if tensors.is_legacy() else self._layout
             found = tensors.by_key()
             if not layout.fits(found):
-                return self._load_other_layout(file, found, layout)
+                return self._weights_of_other_layout(file, found, layout)
             differences = [*layout.differences(found), *self._differing_assets(file)]
             if not differences:
-                assign(self.template(), layout.read(found))
-                return self.template()
+                return layout.read(found)
         raise IncompatibleModelsError([Difference(i, file.path, *_place(key), *values) for key, *values in differences])
 
-    def _load_other_layout(self, file, found, layout):
+    def _weights_of_other_layout(self, file, found, layout):
         """Of another version of Keras, where Keras itself finds the weights. It would leave out those of other layers."""
         count = len(found) - sum(RANDOM_STATE in key.split("/") for key in found)
         if count != len(layout.indices):
             raise ValueError(f"it holds {count} weights, where the template's files hold {len(layout.indices)}")
         load_weights(self.template(), file)
-        return self.template()
+        return values_of(self.template())
 
     def _differing_assets(self, file):
         """Vocabularies and the like serve all members, so that they must be equal."""
