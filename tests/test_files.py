@@ -14,7 +14,7 @@ import pytest
 from keras import layers as k
 
 import keras_multiweight as kmw
-from keras_multiweight.packing.files import ModelFiles, load_model, sources
+from keras_multiweight.packing.files import ModelFiles, allowed, load_model, sources
 from keras_multiweight.packing.pack import collect_weights
 
 FORMATS = (".keras", ".h5", ".weights.h5")
@@ -423,6 +423,18 @@ def test_a_custom_class_is_taken_from_the_user_and_never_from_a_file(cls, tmp_pa
         assert_members(kmw.pack(paths), models)
     finally:
         del keras.saving.get_custom_objects()[cls.__name__]
+
+
+def test_every_layer_of_keras_but_those_that_bring_code_is_allowed():
+    names = [name for name, cls in vars(k).items() if isinstance(cls, type) and issubclass(cls, k.Layer)]
+    refused = set()
+    for name in names:
+        for module in ("keras.layers", None):
+            try:
+                allowed.check({"module": module, "class_name": name, "config": {}}, "a file")
+            except ValueError:
+                refused.add(name)
+    assert refused == {"Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
 
 
 # ---- packed files ----

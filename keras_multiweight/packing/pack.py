@@ -28,12 +28,12 @@ from keras_multiweight.packing.graph import (
     walk,
 )
 from keras_multiweight.packing.groups import architecture, group_by, groups_of
-from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
+from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
-from keras_multiweight.packing.weights import Members, Stacks, read_weights
+from keras_multiweight.packing.weights import Members, Stacks
 from keras_multiweight.registry import find_rule
 
 CHECKED_ROWS = 32  # at most, of example data
@@ -103,27 +103,26 @@ def collect_weights(source, template, probe=None):
     found, architectures = [], []
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
         architectures.append(architecture(member.received))
-        model, differences = load_alike(member, template, i)
+        weights, differences = read_alike(member, i)
         if found := found + differences:
             continue  # to the end, so that the error tells all
-        stacks.put(i, read_weights(model))
+        stacks.put(i, weights)
         if probe:
-            probe.record(model)
+            probe.record(member.load())
     if found:
         raise IncompatibleModelsError(found, group_by(architectures))
     return stacks
 
 
-def load_alike(member, template, i):
-    """A model with the weights of member `i`, and where it differs from the template."""
+def read_alike(member, i):
+    """The weights of member `i`, and where it differs from the template."""
     differences = config_differences(member.expected, member.received, i, member.name)
     if differences:
         return None, differences
     try:
-        model = member.load()
+        return member.weights(), []
     except IncompatibleModelsError as error:
         return None, error.differences
-    return model, weight_differences(template, model, i, member.name)
 
 
 def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None):

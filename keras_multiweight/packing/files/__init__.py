@@ -14,10 +14,10 @@ from keras_multiweight.packing.files.sources import (
     Member,
     ModelFiles,
     listed,
-    load_model,
     open_members,
     read_config,
 )
+from keras_multiweight.packing.files.template import load_model
 
 __all__ = [
     "ENDINGS",

@@ -31,6 +31,7 @@ FOREIGN = {
 FOREIGN_LAYERS = tuple(getattr(keras.layers, name) for name in FOREIGN if not name.startswith("__"))
 DATA = {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
 PUBLIC = ("layers", "initializers", "regularizers", "constraints", "dtype_policies", "models", "quantizers", "random")
+OF_MODELS = ("keras.src.models.", "keras.src.applications.")  # Functional, and layers such as ConvNeXt's LayerScale
 LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.TextVectorization)
 
 TRUST = (
@@ -164,8 +165,8 @@ def _is_allowed_class(thing):
     if not inspect.isclass(thing):
         return False
     is_operation = issubclass(thing, keras.Operation) and thing.__module__.startswith("keras.src.ops.")
-    is_model = issubclass(thing, keras.Model) and thing.__module__.startswith("keras.src.models.")
-    return thing in _public_classes() or is_operation or is_model
+    is_of_models = issubclass(thing, keras.Layer) and thing.__module__.startswith(OF_MODELS)
+    return thing in _public_classes() or is_operation or is_of_models
 
 
 def _is_allowed_function(thing):

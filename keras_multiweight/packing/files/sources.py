@@ -1,6 +1,5 @@
 """Where members come from: models in memory, or files, of which only the first is built."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -11,11 +10,13 @@ import keras
 from keras_multiweight.configs import comparable
 from keras_multiweight.packing.files import allowed
 from keras_multiweight.packing.files.build import NO_CONFIG, build, load_weights
-from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
+from keras_multiweight.packing.files.formats import ENDINGS
 from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned_layout, legacy_layout, values_of
 from keras_multiweight.packing.files.limits import reading
-from keras_multiweight.packing.files.paths import check_file, ending, model_paths
-from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config
+from keras_multiweight.packing.files.paths import check_file, model_paths
+from keras_multiweight.packing.files.template import check_packable, dialect_of, open_template, opened
+from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config, weight_differences
+from keras_multiweight.packing.weights import read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Member:
     Attributes:
         name: How messages call it.
         expected, received: The serialised config that it must equal, and its own.
-        load: Gives a Keras model with this member's weights. It may be the same object for all members.
+        weights: Gives the values of its weights as NumPy arrays, in the order of the template's.
+        load: Gives a Keras model with these weights. It may be the same object for all members.
     """
 
     name: str
     expected: dict
     received: dict
+    weights: Callable
     load: Callable
 
 
@@ -41,15 +44,21 @@ class LiveModels:
         self._models = models
         self.names = [f"'{model.name}'" for model in models]
         for i, model in enumerate(models):
-            _check_packable(model, i)
+            check_packable(model, i)
 
     def template(self):
         return self._models[0]
 
     def __iter__(self):
         expected = model_config(self._models[0])
-        for name, model in zip(self.names, self._models):
-            yield Member(name, expected, model_config(model), lambda model=model: model)
+        for i, (name, model) in enumerate(zip(self.names, self._models)):
+            yield Member(name, expected, model_config(model), functools.partial(self._weights, i), lambda model=model: model)
+
+    def _weights(self, i):
+        differences = weight_differences(self._models[0], self._models[i], i, self.names[i])
+        if differences:
+            raise IncompatibleModelsError(differences)
+        return read_weights(self._models[i])
 
 
 class ModelFiles:
@@ -68,7 +77,7 @@ class ModelFiles:
         for path in self.names:
             check_file(path)
         self._given = template is not None
-        self._template = _open_template(template, self.names[0], custom_objects)
+        self._template = open_template(template, self.names[0], custom_objects)
         self._known = [comparable(self._template.config)]  # and what other formats and versions of Keras say in its place
 
     def template(self):
@@ -81,7 +90,8 @@ class ModelFiles:
                 with opened(path) as file:
                     with reading(path, ENDINGS):
                         expected, received = self._configs(file)
-                    yield Member(path, expected, received, functools.partial(self._load, file, i))
+                    weights = functools.cache(functools.partial(self._weights, file, i))
+                    yield Member(path, expected, received, weights, functools.partial(self._load, weights))
         finally:
             assign(self.template(), own)
 
@@ -95,34 +105,36 @@ class ModelFiles:
         allowed.check(config, file.path, self._custom_objects)
         if comparable(config) in self._known:
             return {}, {}
-        if _dialect(file) and _dialect(file) == self._template.dialect:
+        if dialect_of(file) and dialect_of(file) == self._template.dialect:
             return self._template.config, config
         expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
         if comparable(expected) == comparable(received):
             self._known.append(comparable(config))
         return expected, received
 
-    def _load(self, file, i):
-        """The template with the weights of a file."""
+    def _load(self, weights):
+        assign(self.template(), weights())
+        return self.template()
+
+    def _weights(self, file, i):
         with reading(file.path, ENDINGS):
             tensors = file.tensors()
             layout = self._legacy_layout if tensors.is_legacy() else self._layout
             found = tensors.by_key()
             if not layout.fits(found):
-                return self._load_other_layout(file, found, layout)
+                return self._weights_of_other_layout(file, found, layout)
             differences = [*layout.differences(found), *self._differing_assets(file)]
             if not differences:
-                assign(self.template(), layout.read(found))
-                return self.template()
+                return layout.read(found)
         raise IncompatibleModelsError([Difference(i, file.path, *_place(key), *values) for key, *values in differences])
 
-    def _load_other_layout(self, file, found, layout):
+    def _weights_of_other_layout(self, file, found, layout):
         """Of another version of Keras, where Keras itself finds the weights. It would leave out those of other layers."""
         count = len(found) - sum(RANDOM_STATE in key.split("/") for key in found)
         if count != len(layout.indices):
             raise ValueError(f"it holds {count} weights, where the template's files hold {len(layout.indices)}")
         load_weights(self.template(), file)
-        return self.template()
+        return values_of(self.template())
 
     def _differing_assets(self, file):
         """Vocabularies and the like serve all members, so that they must be equal."""
@@ -140,72 +152,6 @@ class ModelFiles:
     @functools.cached_property
     def _legacy_layout(self):
         return legacy_layout(self.template())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Template:
-    """The model that all files are compared with, and its config in the words of a format and version of Keras."""
-
-    model: keras.Model
-    config: dict
-    dialect: str | None
-    assets: dict = dataclasses.field(default_factory=dict)
-
-
-def _open_template(template, first, custom_objects):
-    if isinstance(template, keras.Model):
-        found = _Template(template, model_config(template), keras.__version__)
-    elif template is not None and not isinstance(template, (str, os.PathLike)):
-        raise ValueError(f"template must be a Keras model or a path. Received: template={template!r:.200}.")
-    else:
-        found = _read_template(os.fspath(template or first), first, custom_objects)
-    _check_packable(found.model, "template" if template is not None else first)
-    return found
-
-
-def _read_template(path, first, custom_objects):
-    """A config in a JSON file needs weights for the model to be built: those of the first member."""
-    check_file(path, (*ENDINGS, ".json"))
-    config = None
-    if path.lower().endswith(".json"):
-        with reading(path, (".json",)):
-            config = read_json(path)
-            allowed.check(config, path, custom_objects)
-    with opened(first if config else path) as file, reading(file.path, ENDINGS):
-        model = build(file, custom_objects, config)
-        return _Template(model, config or file.config(), None if config else _dialect(file), file.assets())
-
-
-def _dialect(file):
-    """Files of one version of Keras say the same in the same words. Legacy configs name layers in ways of their own."""
-    return None if file.legacy else file.version()
-
-
-@contextlib.contextmanager
-def opened(path):
-    """A file of a known ending, closed at the end."""
-    with reading(path, ENDINGS):
-        file = FORMATS[ending(path)](path)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def load_model(path, custom_objects=None):
-    """The model in a file, built as `pack` builds the first one.
-
-    Args:
-        path: A saved model: `.keras`, `.h5`, or weights with a config beside them.
-        custom_objects: Dict of names to the user's own classes and functions.
-
-    Raises:
-        FileNotFoundError: A missing file.
-        ValueError: No model, or an unsafe one.
-    """
-    check_file(path)
-    with opened(os.fspath(path)) as file, reading(file.path, ENDINGS):
-        return build(file, custom_objects)
 
 
 def open_members(models, custom_objects=None, template=None):
@@ -246,14 +192,6 @@ def read_config(path, custom_objects=None):
             raise ValueError(NO_CONFIG)
         allowed.check(config, path, custom_objects)
         return config
-
-
-def _check_packable(model, which):
-    if not model.built:
-        raise ValueError(
-            f"pack takes built Keras models. Received: an unbuilt {type(model).__name__} '{model.name}' as member {which}. "
-            "Call it on data, or give it an Input."
-        )
 
 
 def _place(key):
