@@ -14,7 +14,15 @@ from keras_multiweight.layers.conv import (
     MultiSeparableConv2D,
 )
 from keras_multiweight.layers.dense import MultiDense, MultiEinsumDense
-from keras_multiweight.layers.embedding import MultiEmbedding
-from keras_multiweight.layers.norm import MultiBatchNormalization, MultiLayerNormalization
+from keras_multiweight.layers.directions import MergeDirections
+from keras_multiweight.layers.embedding import MultiEmbedding, MultiReversibleEmbedding
+from keras_multiweight.layers.norm import (
+    MultiBatchNormalization,
+    MultiGroupNormalization,
+    MultiLayerNormalization,
+    MultiNormalization,
+    MultiRMSNormalization,
+)
+from keras_multiweight.layers.prelu import MultiPReLU
 from keras_multiweight.layers.rnn import MultiGRU, MultiLSTM, MultiSimpleRNN
 from keras_multiweight.layers.sparse import MultiSparseLinear, SparseLinear

@@ -58,6 +58,11 @@ class MultiLayer(keras.layers.Layer):
     flat_weights = ()  # names of weights stored as (N*rows, ...) in place of (N, rows, ...)
     member_axes = (0, 1)
 
+    @classmethod
+    def takes_channels(cls, member, rank):
+        """Whether `member_axis=-1` serves a layer with inputs of this rank, where a class offers it."""
+        return -1 in cls.member_axes
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if cls.member_class is not None:

@@ -71,18 +71,31 @@ def _input_names(config):
     return keras.tree.flatten(_map_leaves(lambda leaf: leaf[0], config["input_layers"]))
 
 
-def count_calls(model, times=1, counts=None):
-    """How often each layer is called in one pass through the model, nested models included: `{id(layer): calls}`."""
-    counts = collections.Counter() if counts is None else counts
-    functional = as_functional(model)
-    operations = {operation.name: operation for operation in functional.operations}
-    for layer in functional.get_config()["layers"]:
-        operation = operations[layer["name"]]
-        calls = times * len(layer["inbound_nodes"])
-        counts[id(operation)] += calls
-        if is_graph(operation):
-            count_calls(operation, calls, counts)
+def count_calls(model):
+    """How often each layer is called in one pass through a model, those within others included: `{id(layer): calls}`."""
+    counts = collections.Counter()
+    _count(model, 1, counts)
     return counts
+
+
+def _count(operation, calls, counts):
+    counts[id(operation)] += calls
+    if is_graph(operation):
+        functional = as_functional(operation)
+        operations = {operation.name: operation for operation in functional.operations}
+        for layer in functional.get_config()["layers"]:
+            _count(operations[layer["name"]], calls * len(layer["inbound_nodes"]), counts)
+    for part in parts(operation):
+        _count(part, calls, counts)
+
+
+def parts(layer):
+    """The layers that a wrapper calls, in order; none for other layers."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        return [layer.forward_layer, layer.backward_layer]
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return [layer.layer]
+    return list(layer.layers) if isinstance(layer, keras.layers.Pipeline) else []
 
 
 def _nodes(config):

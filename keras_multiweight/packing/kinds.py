@@ -18,11 +18,21 @@ SHARED, STACKED, FOLDED, GROUPED = Layout.SHARED, Layout.STACKED, Layout.FOLDED,
 # ---- layers without weights ----
 
 
+ROWS_ALONE = set()  # the rules of layers that never let rows meet
+
+
+def _treats_rows_alone(rule):
+    ROWS_ALONE.add(rule)
+    return rule
+
+
+@_treats_rows_alone
 def elementwise(trace, members, *args, **kwargs):
     """Each number alone: in whatever layout it comes."""
     return _weightless(trace, members, "elementwise", _one_of(trace, args, kwargs, (SHARED, FOLDED, GROUPED)), args, kwargs)
 
 
+@_treats_rows_alone
 def rowwise(trace, members, *args, **kwargs):
     """Each row alone: members are more rows."""
     if not trace.have_equal_rows(args, kwargs) or _works_along_rows(
@@ -32,6 +42,7 @@ def rowwise(trace, members, *args, **kwargs):
     return _weightless(trace, members, "rowwise", _one_of(trace, args, kwargs, (SHARED, FOLDED)), args, kwargs)
 
 
+@_treats_rows_alone
 def channelwise(trace, members, *args, **kwargs):
     """Never mixes channels: members may be more channels, if these are last."""
     last = getattr(members.template, "data_format", None) in (None, "channels_last")
@@ -39,6 +50,7 @@ def channelwise(trace, members, *args, **kwargs):
     return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs)
 
 
+@_treats_rows_alone
 def merging(trace, members, *args, **kwargs):
     """Joins tensors number by number: grouped if all are, with equal shapes."""
     if not trace.have_equal_rows(args, kwargs):
@@ -48,6 +60,7 @@ def merging(trace, members, *args, **kwargs):
     return _weightless(trace, members, "merging", _one_of(trace, args, kwargs, allowed), args, kwargs)
 
 
+@_treats_rows_alone
 def random(trace, members, *args, **kwargs):
     """Draws for each number: a shared input is no longer shared, because every member draws its own."""
     own = _one_of(trace, args, kwargs, (FOLDED, GROUPED))
@@ -91,17 +104,19 @@ def _one_of(trace, args, kwargs, allowed):
 # ---- layers with weights ----
 
 
-def weighted(multi_class):
-    """A MultiLayer that computes with the members first."""
+def weighted(multi_class, rows_alone=False):
+    """A MultiLayer that computes with the members first; `rows_alone` if rows never meet, in training neither."""
 
     def rule(trace, members, *args, **kwargs):
         return _stacked(trace, members, "weighted", multi_class, args, kwargs)
 
-    return rule
+    return _treats_rows_alone(rule) if rows_alone else rule
 
 
 def filtered(multi_class):
     """A MultiLayer that computes with the members joined with the channels."""
+
+    @_treats_rows_alone
 
     def rule(trace, members, *args, **kwargs):
         if members.template.data_format != "channels_last":
@@ -115,17 +130,26 @@ def filtered(multi_class):
     return rule
 
 
-def normalized(multi_class):
-    """Batch normalisation: grouped among convolutions, members first elsewhere."""
+def weighted_or_filtered(multi_class):
+    """A MultiLayer for both: grouped among convolutions, members first elsewhere."""
 
     def rule(trace, members, x, *args, **kwargs):
         made = trace.layers.get(id(members.template))
-        last = members.template.axis in (-1, len(x.shape) - 1) and not members.template.renorm
-        grouped = trace.layout(x) is GROUPED and last and not tensors((args, kwargs)) and not mask_of(x)
+        alone = not tensors((args, kwargs)) and not mask_of(x)
+        grouped = trace.layout(x) is GROUPED and alone and multi_class.takes_channels(members.template, len(x.shape))
         if made.member_axis == -1 if made else grouped:
             layer = trace.multi(members, "filtered", multi_class, member_axis=-1)
             return trace.mark(layer(trace.to(x, GROUPED), *args, **kwargs), GROUPED)
         return _stacked(trace, members, "weighted", multi_class, (x, *args), kwargs)
+
+    return rule
+
+
+def adapted(multi_class):
+    """Weights that `adapt` computed; without them the layer is alike in all members."""
+
+    def rule(trace, members, *args, **kwargs):
+        return (weighted(multi_class) if members.template.weights else rowwise)(trace, members, *args, **kwargs)
 
     return rule
 

@@ -11,7 +11,7 @@ from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing import table  # noqa: F401  registers the rules
-from keras_multiweight.packing.fallback import fallback
+from keras_multiweight.packing.fallback import rule_of
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import as_functional, count_calls, input_layers, is_graph, walk
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, weight_differences
@@ -19,7 +19,6 @@ from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.trace import Trace, tensors
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
-from keras_multiweight.registry import find_rule
 
 
 def pack(models, *, verify=True, custom_objects=None, name=None):
@@ -108,9 +107,14 @@ class _Packer:
         path = f"{path}{operation.name}"
         if is_graph(operation):
             return self.walk(operation, tensors(args), f"{path}/")
-        members = Members(operation, self.trace.num_members, self.calls[id(operation)], path, self.stacks)
+
+        def inside(layer, *args, **kwargs):
+            return self.visit(layer, args, kwargs, f"{path}/")
+
+        calls = self.calls[id(operation)]
+        members = Members(operation, self.trace.num_members, calls, path, self.stacks, pack_inside=inside)
         try:
-            return (find_rule(operation) or fallback)(self.trace, members, *args, **kwargs)
+            return rule_of(operation)(self.trace, members, *args, **kwargs)
         except Exception as error:
             error.add_note(f"while packing layer '{path}' of class {type(operation).__name__}")
             raise

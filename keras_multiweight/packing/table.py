@@ -3,7 +3,7 @@
 from keras import layers as k
 
 from keras_multiweight import layers as multi
-from keras_multiweight.packing import kinds
+from keras_multiweight.packing import kinds, wrappers
 from keras_multiweight.registry import register_operation_rule, register_rule
 
 LAYERS = {
@@ -27,17 +27,22 @@ LAYERS = {
         k.AlphaDropout, k.Dropout, k.GaussianDropout, k.GaussianNoise,
         k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D,
     ],
-    kinds.weighted(multi.MultiDense): [k.Dense],
-    kinds.weighted(multi.MultiEinsumDense): [k.EinsumDense],
-    kinds.weighted(multi.MultiSparseLinear): [multi.SparseLinear],
-    kinds.weighted(multi.MultiEmbedding): [k.Embedding],
-    kinds.weighted(multi.MultiLayerNormalization): [k.LayerNormalization],
+    kinds.weighted(multi.MultiDense, rows_alone=True): [k.Dense],
+    kinds.weighted(multi.MultiEinsumDense, rows_alone=True): [k.EinsumDense],
+    kinds.weighted(multi.MultiSparseLinear, rows_alone=True): [multi.SparseLinear],
+    kinds.weighted(multi.MultiEmbedding, rows_alone=True): [k.Embedding],
+    kinds.weighted(multi.MultiReversibleEmbedding, rows_alone=True): [k.ReversibleEmbedding],
+    kinds.weighted(multi.MultiLayerNormalization, rows_alone=True): [k.LayerNormalization],
     kinds.weighted(multi.MultiMultiHeadAttention): [k.MultiHeadAttention],
     kinds.weighted(multi.MultiGroupQueryAttention): [k.GroupQueryAttention],
     kinds.weighted(multi.MultiLSTM): [k.LSTM],
     kinds.weighted(multi.MultiGRU): [k.GRU],
     kinds.weighted(multi.MultiSimpleRNN): [k.SimpleRNN],
-    kinds.normalized(multi.MultiBatchNormalization): [k.BatchNormalization],
+    kinds.weighted(multi.MultiRMSNormalization, rows_alone=True): [k.RMSNormalization],
+    kinds.adapted(multi.MultiNormalization): [k.Normalization],
+    kinds.weighted_or_filtered(multi.MultiBatchNormalization): [k.BatchNormalization],
+    kinds.weighted_or_filtered(multi.MultiGroupNormalization): [k.GroupNormalization],
+    kinds.weighted_or_filtered(multi.MultiPReLU): [k.PReLU],
     kinds.filtered(multi.MultiConv1D): [k.Conv1D],
     kinds.filtered(multi.MultiConv2D): [k.Conv2D],
     kinds.filtered(multi.MultiConv3D): [k.Conv3D],
@@ -45,9 +50,11 @@ LAYERS = {
     kinds.filtered(multi.MultiDepthwiseConv2D): [k.DepthwiseConv2D],
     kinds.filtered(multi.MultiSeparableConv1D): [k.SeparableConv1D],
     kinds.filtered(multi.MultiSeparableConv2D): [k.SeparableConv2D],
+    wrappers.bidirectional: [k.Bidirectional],
+    wrappers.time_distributed: [k.TimeDistributed],
+    wrappers.pipeline: [k.Pipeline],
     kinds.vectorized: [
-        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.Bidirectional, k.GroupNormalization,
-        k.Normalization, k.PReLU, k.RMSNormalization, k.TimeDistributed,
+        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.RNN,
     ],
     kinds.unrolled: [
         k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
