@@ -2,7 +2,7 @@
 
 import re
 
-import keras
+from keras_multiweight.copies import serialized
 
 _IGNORED_OF_OBJECTS = {"name", "shared_object_id", "build_config", "compile_config", "registered_name"}
 _IGNORED_OF_CONFIGS = {"name", "seed"}
@@ -37,7 +37,7 @@ def differences(expected, received, path=""):
 
 def layer_config(layer):
     """The comparable config of one Keras layer."""
-    return comparable(keras.saving.serialize_keras_object(layer))
+    return comparable(serialized(layer))
 
 
 def _strip(value, numbers):

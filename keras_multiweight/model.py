@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_multiweight.copies import copy_model
+from keras_multiweight.copies import copy_model, set_all_weights
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
@@ -75,7 +75,7 @@ class MultiModel(keras.Model):
         if not -self.num_members <= i < self.num_members:
             raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
         model = copy_model(self._hidden.member)
-        model.set_weights(self.member_weights(i))
+        set_all_weights(model, self.member_weights(i))
         return model
 
     def member_weights(self, i):

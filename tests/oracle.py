@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.copies import set_all_weights
+
 TOLERANCE = 1e-5  # relative to the largest number that is compared
 
 
@@ -16,6 +18,7 @@ def randomized(model, seed):
         noise = rng.normal(size=weight.shape)
         is_variance = "variance" in weight.name or "stddev" in weight.name
         weight.assign(0.5 + noise**2 if is_variance else ops.convert_to_numpy(weight) + 0.3 * noise)
+    set_all_weights(model, model.get_weights())
     return model
 
 
@@ -34,9 +37,9 @@ def each_in(model, models):
     """One model with each member's weights in turn: compiled once, where N models would be compiled N times."""
     own = model.get_weights()
     for weights in [other.get_weights() for other in models]:
-        model.set_weights(weights)
+        set_all_weights(model, weights)
         yield model
-    model.set_weights(own)
+    set_all_weights(model, own)
 
 
 class Gradients:

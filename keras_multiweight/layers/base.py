@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.configs import differences, layer_config
-from keras_multiweight.copies import all_layers, copy_layer
+from keras_multiweight.copies import all_layers, copy_layer, set_all_weights
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
@@ -186,7 +186,7 @@ class MultiLayer(keras.layers.Layer):
             raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
         layer = copy_layer(self.member, self.member_config())
         layer.build_from_config(self.member.get_build_config())
-        layer.set_weights([self.member_value(index, i) for index in range(len(self._hidden.weights))])
+        set_all_weights(layer, [self.member_value(index, i) for index in range(len(self._hidden.weights))])
         return layer
 
     def member_value(self, index, i):

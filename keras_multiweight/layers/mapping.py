@@ -1,11 +1,13 @@
 """Run any Keras layer once a member: mapped over the members' weights, or unrolled."""
 
+import contextlib
 import inspect
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.copies import adapted_layers
 from keras_multiweight.layers.plumbing import stack_shared
 
 
@@ -68,7 +70,7 @@ class _MemberCall:
         tensors, values = elements
         args, kwargs = self._filled(tensors)
         originals = self.layer.member.weights + seed_states(self.layer.member)
-        with keras.StatelessScope(list(zip(originals, values))) as scope:
+        with keras.StatelessScope(list(zip(originals, values))) as scope, _constants_from_weights(self.layer.member):
             before = [scope.get_current_value(v) for v in originals]
             outputs = self._call_member(args, kwargs)
             after = [scope.get_current_value(v) for v in originals]
@@ -93,6 +95,19 @@ class _MemberCall:
             return self.structure
         supply = iter(tensors)
         return tree.map_structure(lambda x: next(supply) if is_tensor(x) else x, self.structure)
+
+
+@contextlib.contextmanager
+def _constants_from_weights(layer):
+    """Normalization layers compute with constants that they made from their weights: for a member from its own."""
+    before = [(adapted, adapted.mean, adapted.variance) for adapted in adapted_layers(layer)]
+    for adapted, *_ in before:
+        adapted.finalize_state()
+    try:
+        yield
+    finally:
+        for adapted, mean, variance in before:
+            adapted.mean, adapted.variance = mean, variance
 
 
 def _unrolled(call, tensors, values, num_members):

@@ -53,9 +53,10 @@ class LiveModels:
 class ModelFiles:
     """Members that are saved models: the first is built, of the others only configs and weights are read."""
 
-    def __init__(self, paths, custom_objects=None):
+    def __init__(self, paths, custom_objects=None, safe_mode=True):
         self._paths = [os.fspath(path) for path in paths]
         self._custom_objects = custom_objects
+        self._safe_mode = safe_mode
         self.names = list(self._paths)
         for path in self._paths:
             _check_file(path)
@@ -74,7 +75,8 @@ class ModelFiles:
                 yield Member(path, model_config(self._first), model_config(model), lambda model=model: model)
 
     def _load(self, path):
-        model = _reading(path, keras.models.load_model, path, self._custom_objects, compile=False, safe_mode=True)
+        options = {"compile": False, "safe_mode": self._safe_mode}
+        model = _reading(path, keras.models.load_model, path, self._custom_objects, **options)
         _check_packable(model, path)
         return model
 
@@ -83,7 +85,7 @@ class ModelFiles:
         return self._first
 
 
-def open_members(models, custom_objects=None):
+def open_members(models, custom_objects=None, safe_mode=True):
     """Models, paths or a glob string as a source of members.
 
     Raises:
@@ -96,7 +98,7 @@ def open_members(models, custom_objects=None):
     if not models:
         raise ValueError("pack needs at least one model. Received: an empty list.")
     if all(isinstance(model, (str, os.PathLike)) for model in models):
-        return ModelFiles(models, custom_objects)
+        return ModelFiles(models, custom_objects, safe_mode)
     for i, model in enumerate(models):
         if not isinstance(model, keras.Model):
             what = f"the path '{model}'" if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
@@ -110,8 +112,11 @@ def read_config(path):
 
 
 def _read_zip_config(path):
+    """With the vocabularies, which Keras keeps beside the config of layers that were adapted."""
     with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("config.json"))
+        assets = [name for name in archive.namelist() if name.startswith("assets/") and not name.endswith("/")]
+        lines = {name: archive.read(name).decode().splitlines() for name in assets}
+        return {**json.loads(archive.read("config.json")), "assets": lines}
 
 
 def _read_h5_config(path):

@@ -63,9 +63,22 @@ def merging(trace, members, *args, **kwargs):
 @_treats_rows_alone
 def random(trace, members, *args, **kwargs):
     """Draws for each number: a shared input is no longer shared, because every member draws its own."""
-    own = _one_of(trace, args, kwargs, (FOLDED, GROUPED))
-    layout = FOLDED if getattr(members.template, "noise_shape", None) is not None else own
-    return _weightless(trace, members, "random", layout, args, kwargs)
+    return _weightless(trace, members, "random", _one_of(trace, args, kwargs, (FOLDED, GROUPED)), args, kwargs)
+
+
+def dropout(trace, members, *args, **kwargs):
+    """Draws for each number, or one draw for several: not across rows, which may be of different members."""
+    noise_shape = members.template.noise_shape
+    if noise_shape is None:
+        return random(trace, members, *args, **kwargs)
+    rule = random_rows if noise_shape[0] is None else unrolled
+    return rule(trace, members, *args, **kwargs)
+
+
+@_treats_rows_alone
+def random_rows(trace, members, *args, **kwargs):
+    """Draws for each row: members are more rows."""
+    return _weightless(trace, members, "random", FOLDED, args, kwargs)
 
 
 def activation(trace, members, *args, **kwargs):
@@ -117,7 +130,6 @@ def filtered(multi_class):
     """A MultiLayer that computes with the members joined with the channels."""
 
     @_treats_rows_alone
-
     def rule(trace, members, *args, **kwargs):
         if members.template.data_format != "channels_last":
             return unrolled(trace, members, *args, **kwargs)
@@ -165,6 +177,27 @@ def vectorized(trace, members, *args, **kwargs):
 def unrolled(trace, members, *args, **kwargs):
     """Any layer at all, N calls side by side."""
     return _stacked(trace, members, "unrolled", MapMembers, args, kwargs, lowering="unrolled")
+
+
+def trusted(trace, members, *args, **kwargs):
+    """A Lambda, whose Python nobody can check or compare: mapped if it may run."""
+    function = members.template.function
+    if trace.safe_mode and keras.saving.get_registered_object(keras.saving.get_registered_name(function)) is not function:
+        raise ValueError(
+            "A Lambda layer runs Python code that no config describes, and is packed only if you say that you trust it. "
+            f"Received: '{members.path}'. Pass pack(..., safe_mode=False), register its function with "
+            "keras.saving.register_keras_serializable, or write a layer of your own."
+        )
+    return vectorized(trace, members, *args, **kwargs)
+
+
+def refused(reason):
+    """A layer that cannot hold members."""
+
+    def rule(trace, members, *args, **kwargs):
+        raise ValueError(f"A {type(members.template).__name__} layer cannot be packed. Received: '{members.path}'. {reason}")
+
+    return rule
 
 
 def _stacked(trace, members, kind, multi_class, args, kwargs, **options):

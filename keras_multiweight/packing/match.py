@@ -2,9 +2,8 @@
 
 import dataclasses
 
-import keras
-
 from keras_multiweight.configs import comparable, differences
+from keras_multiweight.copies import serialized
 
 SHOWN = 10
 
@@ -62,7 +61,7 @@ class IncompatibleModelsError(ValueError):
 
 def model_config(model):
     """The whole config of a live model, as plain JSON values."""
-    return keras.saving.serialize_keras_object(model)
+    return serialized(model)
 
 
 def config_differences(expected, received, member, member_name):

@@ -21,7 +21,7 @@ from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks, read_weights
 
 
-def pack(models, *, verify=True, custom_objects=None, name=None):
+def pack(models, *, verify=True, custom_objects=None, safe_mode=True, name=None):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
@@ -30,6 +30,8 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
             were. From files the first is built once, and the weights of the others are streamed into place.
         verify: bool. Compare the packed outputs with each member's own, on random inputs, before returning.
         custom_objects: Dict of names to custom classes or functions in the files.
+        safe_mode: bool. Refuse Lambda layers, as `keras.models.load_model` does, unless their function is registered.
+            Pass False for models whose Python code you trust.
         name: Name of the packed model.
 
     Returns:
@@ -48,11 +50,11 @@ def pack(models, *, verify=True, custom_objects=None, name=None):
     multi.predict(x).shape  # (rows, len(models), ...)
     ```
     """
-    source = open_members(models, custom_objects)
+    source = open_members(models, custom_objects, safe_mode)
     template = source.template()
     probe = Probe(template) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, name=name)
+    multi = build(template, stacks, source.names, name=name, safe_mode=safe_mode)
     if verify:
         probe.check(multi)
     return multi
@@ -71,9 +73,9 @@ def collect_weights(source, template, probe=None):
     return stacks
 
 
-def build(template, stacks, member_names, name=None, member_seeds=None):
+def build(template, stacks, member_names, name=None, member_seeds=None, safe_mode=True):
     """The packed model of a template, from the stacked weights of its members."""
-    trace = Trace(len(member_names))
+    trace = Trace(len(member_names), safe_mode)
     walker = _Packer(trace, stacks, count_calls(template))
     inputs = [_copy_input(layer, trace.unique_name(layer.name)) for layer in input_layers(template)]
     names = [trace.unique_name(name) for name in as_functional(template).output_names]

@@ -12,7 +12,8 @@ LAYERS = {
     kinds.rowwise: [
         k.CenterCrop, k.Concatenate, k.Cropping1D, k.Cropping2D, k.Cropping3D, k.Dot, k.Flatten, k.GlobalAveragePooling1D,
         k.Masking, k.Permute, k.RepeatVector, k.Rescaling, k.Reshape, k.Resizing, k.Softmax, k.UnitNormalization,
-        k.CategoryEncoding,
+        k.AutoContrast, k.CategoryEncoding, k.ContrastLimitedAdaptiveHistogramEqualization, k.Discretization,
+        k.HashedCrossing, k.Hashing, k.IntegerLookup, k.MaxNumBoundingBoxes, k.StringLookup, k.TextVectorization,
     ],
     kinds.channelwise: [
         k.AveragePooling1D, k.AveragePooling2D, k.AveragePooling3D, k.MaxPooling1D, k.MaxPooling2D, k.MaxPooling3D,
@@ -23,9 +24,12 @@ LAYERS = {
         k.UpSampling1D, k.UpSampling2D, k.UpSampling3D, k.ZeroPadding1D, k.ZeroPadding2D, k.ZeroPadding3D,
     ],
     kinds.merging: [k.Add, k.Average, k.Maximum, k.Minimum, k.Multiply, k.Subtract],
-    kinds.random: [
-        k.AlphaDropout, k.Dropout, k.GaussianDropout, k.GaussianNoise,
-        k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D,
+    kinds.random: [k.GaussianDropout, k.GaussianNoise, k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D],
+    kinds.dropout: [k.AlphaDropout, k.Dropout],
+    kinds.random_rows: [
+        k.RandomBrightness, k.RandomColorDegeneration, k.RandomContrast, k.RandomErasing, k.RandomFlip, k.RandomGrayscale,
+        k.RandomHue, k.RandomInvert, k.RandomPerspective, k.RandomPosterization, k.RandomRotation, k.RandomSaturation,
+        k.RandomSharpness, k.RandomShear, k.RandomTranslation, k.RandomZoom, k.Solarization,
     ],
     kinds.weighted(multi.MultiDense, rows_alone=True): [k.Dense],
     kinds.weighted(multi.MultiEinsumDense, rows_alone=True): [k.EinsumDense],
@@ -54,13 +58,27 @@ LAYERS = {
     wrappers.time_distributed: [k.TimeDistributed],
     wrappers.pipeline: [k.Pipeline],
     kinds.vectorized: [
-        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.RNN,
+        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.MelSpectrogram, k.RNN,
     ],
     kinds.unrolled: [
         k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
-        k.SpectralNormalization,
+        k.SpectralNormalization, k.STFTSpectrogram,
+        # draw once for a batch, or mix its rows
+        k.AugMix, k.CutMix, k.Equalization, k.MixUp, k.RandAugment, k.RandomColorJitter, k.RandomCrop,
+        k.RandomElasticTransform, k.RandomGaussianBlur,
     ],
+    kinds.trusted: [k.Lambda],
+    kinds.refused(
+        "Its code is another framework's, with no Keras variables to stack: rebuild it from Keras layers, or write a layer."
+    ): [k.FlaxLayer, k.JaxLayer, k.TFSMLayer, k.TorchModuleWrapper],
 }  # fmt: skip
+
+# The classes without a rule, and why no graph has them by themselves.
+NO_LAYERS_OF_A_GRAPH = {
+    "is abstract": [k.Layer, k.Wrapper],
+    "is taken over as it is": [k.InputLayer],
+    "is one step of an RNN, which has a rule": [k.GRUCell, k.LSTMCell, k.SimpleRNNCell, k.StackedRNNCells],
+}
 
 # Raw operations in a graph, by the name of their class. All others are mapped over the members.
 ELEMENTWISE_OPERATIONS = [

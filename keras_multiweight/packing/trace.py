@@ -27,8 +27,9 @@ class Trace:
     the packed graph, made at most once for a tensor.
     """
 
-    def __init__(self, num_members):
+    def __init__(self, num_members, safe_mode=True):
         self.num_members = num_members
+        self.safe_mode = safe_mode
         self.layers = {}  # id(template layer) -> packed layer
         self.slots = {}  # id(template weight) -> (name of the packed layer, index in its stacked_weights)
         self.plan = []
@@ -94,12 +95,7 @@ class Trace:
 
     def weightless(self, members, kind):
         """A copy of a layer or operation without weights, which serves all members."""
-        template = members.template
-
-        def make():
-            return copy_layer(template, {**template.get_config(), "name": self.unique_name(members.path)})
-
-        return self.layer(members, kind, make)
+        return self.layer(members, kind, lambda: copy_layer(members.template, name=self.unique_name(members.path)))
 
     def multi(self, members, kind, multi_class, **options):
         """A MultiLayer with the members' weights."""

@@ -33,8 +33,6 @@ class Probe:
         Raises:
             RuntimeError: A member's outputs differ by more than rounding.
         """
-        if any(x is None for x in tree.flatten(self.inputs)):
-            return
         packed = [ops.convert_to_numpy(y) for y in tree.flatten(_run(multi, self.inputs))]
         for i, outputs in enumerate(self.outputs):
             for k, expected in enumerate(tree.flatten(outputs)):
@@ -67,32 +65,51 @@ def relative_difference(received, expected):
 
 
 def random_inputs(model, size, seed=0):
-    """Random inputs in the structure of `model.input`, with `size` in the place of open dimensions; None for strings."""
-    rng = np.random.default_rng(seed)
-    ids = min((layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)), default=2)
+    """Random inputs in the structure of `model.input`, with `size` in the place of open dimensions."""
+    draw = _Draw(model, size, seed)
     structure = model.input if not isinstance(model, keras.Sequential) else model.inputs[0]
-    return tree.map_structure(lambda x: _random(rng, x, size, ids), structure)
+    return tree.map_structure(draw, structure)
 
 
-def _random(rng, x, size, ids):
-    shape = (x.shape[0] or ROWS, *(size if d is None else d for d in x.shape[1:]))
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if dtype == "string":
-        return None
-    if dtype == "bool":
-        return ops.convert_to_tensor(rng.random(shape) < 0.5)
-    if "int" in dtype:
-        return ops.convert_to_tensor(rng.integers(0, ids, shape), dtype=dtype)  # a mix with arrays is refused
-    return ops.convert_to_tensor(rng.standard_normal(shape), dtype=dtype)
+class _Draw:
+    """Draws values for one input after another that the layers of a model take."""
+
+    def __init__(self, model, size, seed):
+        layers = all_layers(model)
+        self.rng = np.random.default_rng(seed)
+        self.size = size
+        self.ids = min((layer.input_dim for layer in layers if isinstance(layer, keras.layers.Embedding)), default=2)
+        lookups = [x for x in layers if isinstance(x, (keras.layers.StringLookup, keras.layers.IntegerLookup))]
+        tokens = [token for lookup in lookups for token in lookup.get_vocabulary(include_special_tokens=False)]
+        strict = any(lookup.num_oov_indices == 0 for lookup in lookups)
+        self.words = [token for token in tokens if isinstance(token, str)] + ["unknown"] * (not strict) or [""]
+        self.numbers = [int(token) for token in tokens if not isinstance(token, str)]
+        self.sentences = any(isinstance(layer, keras.layers.TextVectorization) for layer in layers)
+
+    def __call__(self, x):
+        shape = (x.shape[0] or ROWS, *(self.size if d is None else d for d in x.shape[1:]))
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if dtype == "string":
+            return ops.convert_to_tensor(self._strings(shape))
+        if dtype == "bool":
+            return ops.convert_to_tensor(self.rng.random(shape) < 0.5)
+        if "int" in dtype:
+            numbers = self.rng.choice(self.numbers, shape) if self.numbers else self.rng.integers(0, self.ids, shape)
+            return ops.convert_to_tensor(numbers, dtype=dtype)  # a mix with arrays is refused
+        return ops.convert_to_tensor(self.rng.standard_normal(shape), dtype=dtype)
+
+    def _strings(self, shape):
+        lengths = self.rng.integers(1, 5, shape) if self.sentences else np.ones(shape, int)
+        texts = [" ".join(self.rng.choice(self.words, length)) for length in lengths.ravel()]
+        return np.reshape(np.array(texts, dtype=object), shape)
 
 
 def _fitting_inputs(model):
     """Random inputs of a size that the model takes."""
     for size in SIZES:
-        inputs = random_inputs(model, size)
         try:
-            if not any(x is None for x in tree.flatten(inputs)):
-                _run(model, inputs)
+            inputs = random_inputs(model, size)
+            _run(model, inputs)
             return inputs
         except Exception as error:  # a size that this model's kernels or reshapes do not take
             failure = error
@@ -103,8 +120,6 @@ def _fitting_inputs(model):
 
 
 def _run(model, inputs):
-    if any(x is None for x in tree.flatten(inputs)):
-        return []
     if keras.backend.backend() == "torch":
         import torch
 
