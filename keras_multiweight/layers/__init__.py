@@ -6,8 +6,11 @@ from keras_multiweight.layers.attention import MultiGroupQueryAttention, MultiMu
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.conv import (
     MultiConv1D,
+    MultiConv1DTranspose,
     MultiConv2D,
+    MultiConv2DTranspose,
     MultiConv3D,
+    MultiConv3DTranspose,
     MultiDepthwiseConv1D,
     MultiDepthwiseConv2D,
     MultiSeparableConv1D,

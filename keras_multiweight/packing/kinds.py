@@ -66,6 +66,7 @@ def random(trace, members, *args, **kwargs):
     return _weightless(trace, members, "random", _one_of(trace, args, kwargs, (FOLDED, GROUPED)), args, kwargs)
 
 
+@_treats_rows_alone
 def dropout(trace, members, *args, **kwargs):
     """Draws for each number, or one draw for several: not across rows, which may be of different members."""
     noise_shape = members.template.noise_shape
@@ -81,16 +82,17 @@ def random_rows(trace, members, *args, **kwargs):
     return _weightless(trace, members, "random", FOLDED, args, kwargs)
 
 
+@_treats_rows_alone
 def activation(trace, members, *args, **kwargs):
-    """An Activation layer: elementwise, or along the channels as softmax is."""
-    rule = elementwise if is_elementwise(members.template.activation) else vectorized_unless_known
-    return rule(trace, members, *args, **kwargs)
+    """An Activation layer: elementwise, along the channels as softmax is, or anything."""
+    if is_elementwise(members.template.activation):
+        return elementwise(trace, members, *args, **kwargs)
+    return (rowwise if has_known_activation(members.template) else vectorized)(trace, members, *args, **kwargs)
 
 
-def vectorized_unless_known(trace, members, *args, **kwargs):
+def has_known_activation(layer):
     """Keras's own activations treat each row alone; a custom function may do anything."""
-    known = members.template.activation.__module__.startswith("keras.")
-    return (rowwise if known else vectorized)(trace, members, *args, **kwargs)
+    return getattr(getattr(layer, "activation", None), "__module__", "keras.").startswith("keras.")
 
 
 def _weightless(trace, members, kind, layout, args, kwargs):
@@ -142,7 +144,7 @@ def filtered(multi_class):
     return rule
 
 
-def weighted_or_filtered(multi_class):
+def weighted_or_filtered(multi_class, rows_alone=False):
     """A MultiLayer for both: grouped among convolutions, members first elsewhere."""
 
     def rule(trace, members, x, *args, **kwargs):
@@ -154,7 +156,7 @@ def weighted_or_filtered(multi_class):
             return trace.mark(layer(trace.to(x, GROUPED), *args, **kwargs), GROUPED)
         return _stacked(trace, members, "weighted", multi_class, (x, *args), kwargs)
 
-    return rule
+    return _treats_rows_alone(rule) if rows_alone else rule
 
 
 def adapted(multi_class):

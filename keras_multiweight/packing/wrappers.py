@@ -63,4 +63,5 @@ def _rows_alone(layer):
     """Whether a layer never lets rows meet, in training neither: Keras calls it with one step at a time."""
     if is_graph(layer):
         return all(_rows_alone(inner) for inner in as_functional(layer).operations if not isinstance(inner, k.InputLayer))
-    return rule_of(layer) in kinds.ROWS_ALONE and getattr(layer, "activity_regularizer", None) is None
+    plain = [getattr(layer, name, None) for name in ("activity_regularizer", "noise_shape")] == [None, None]
+    return plain and kinds.has_known_activation(layer) and rule_of(layer) in kinds.ROWS_ALONE
