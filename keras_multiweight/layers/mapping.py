@@ -94,7 +94,8 @@ class _MemberCall:
         if self.layer.shared_input:
             return self.structure
         supply = iter(tensors)
-        return tree.map_structure(lambda x: next(supply) if is_tensor(x) else x, self.structure)
+        filled = [next(supply) if is_tensor(x) else x for x in tree.flatten(self.structure)]
+        return tree.pack_sequence_as(self.structure, filled)  # `map_structure` takes dicts in another order
 
 
 @contextlib.contextmanager

@@ -117,6 +117,20 @@ class BatchToMembers(_Plumbing):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class DropMask(_Plumbing):
+    """A tensor without its mask, in whatever layout."""
+
+    def call(self, inputs):
+        return ops.copy(inputs)  # the tensor itself would keep its mask
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class StepsToRows(keras.layers.Layer):
     """`(B, T, ...)` to `(B*T, ...)`: steps become rows. Free of cost. A mask of steps stays behind."""
 

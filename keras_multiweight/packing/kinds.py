@@ -128,6 +128,17 @@ def weighted(multi_class, rows_alone=False):
     return _treats_rows_alone(rule) if rows_alone else rule
 
 
+def mask_eating(rule):
+    """Of a layer that takes the masks off its inputs as it runs: Keras's later layers get the same tensors without."""
+
+    def eating(trace, members, *args, **kwargs):
+        outputs = rule(trace, members, *args, **kwargs)
+        trace.drop_masks((args, kwargs))
+        return outputs
+
+    return eating
+
+
 def filtered(multi_class):
     """A MultiLayer that computes with the members joined with the channels."""
 

@@ -107,6 +107,7 @@ class _Packer:
 
     def visit(self, operation, args, kwargs, path):
         path = f"{path}{operation.name}"
+        args, kwargs = self.trace.current((args, kwargs))
         if is_graph(operation):
             return self.walk(operation, tensors(args), f"{path}/")
 

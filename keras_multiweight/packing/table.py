@@ -37,7 +37,7 @@ LAYERS = {
     kinds.weighted(multi.MultiEmbedding, rows_alone=True): [k.Embedding],
     kinds.weighted(multi.MultiReversibleEmbedding, rows_alone=True): [k.ReversibleEmbedding],
     kinds.weighted(multi.MultiLayerNormalization, rows_alone=True): [k.LayerNormalization],
-    kinds.weighted(multi.MultiMultiHeadAttention): [k.MultiHeadAttention],
+    kinds.mask_eating(kinds.weighted(multi.MultiMultiHeadAttention)): [k.MultiHeadAttention],
     kinds.weighted(multi.MultiGroupQueryAttention): [k.GroupQueryAttention],
     kinds.weighted(multi.MultiLSTM): [k.LSTM],
     kinds.weighted(multi.MultiGRU): [k.GRU],

@@ -35,6 +35,7 @@ class Trace:
         self.plan = []
         self._known = {}  # id(tensor) -> (tensor, layout); holds the tensor, so that its id stays its own
         self._moved = {}  # (id(tensor), layout) -> tensor
+        self._bare = {}  # id(tensor) -> (tensor, the same without its mask)
         self._names = set()
 
     # ---- layouts ----
@@ -80,16 +81,31 @@ class Trace:
             self._moved[id(x), layout] = self._to(self._moved[id(x), reached], layout)
         return self._moved[id(x), layout]
 
+    def drop_masks(self, structure):
+        """From now on the tensors of a structure have no mask: `current` gives them without."""
+        for x in tensors(structure):
+            if mask_of(x):
+                layer = plumbing.DropMask(self.num_members, name=self.unique_name("drop_mask"), dtype=x.dtype)
+                self._bare[id(x)] = x, self.mark(layer(x), self.layout(x))
+
+    def current(self, structure):
+        """A structure, with its tensors as `drop_masks` left them."""
+        return tree.map_structure(lambda x: self._bare.get(id(x), (x, x))[1], structure)
+
     # ---- layers ----
 
     def layer(self, members, kind, make):
-        """The packed layer for a place of the graph, made at its first call and used again at later ones."""
-        key = id(members.template)
+        """The packed layer for a place of the graph, made at its first call and used again at later ones.
+
+        One without weights is made once for each kind: its calls may differ in layout.
+        """
+        weights = getattr(members.template, "weights", ())
+        key = id(members.template) if weights else (id(members.template), kind)
         if key not in self.layers:
             layer = self.layers[key] = make()
             self.plan.append({"layer": members.path, "class": type(members.template).__name__, "rule": kind,
                               "packed": type(layer).__name__})  # fmt: skip
-            for index, weight in enumerate(getattr(members.template, "weights", ())):
+            for index, weight in enumerate(weights):
                 self.slots[id(weight)] = [layer.name, index]
         return self.layers[key]
 
