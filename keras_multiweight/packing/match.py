@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from keras_multiweight.configs import comparable, differences
-from keras_multiweight.copies import serialized
+from keras_multiweight.configs import comparable, differences, live_config
 
 SHOWN = 10
 
@@ -61,7 +60,7 @@ class IncompatibleModelsError(ValueError):
 
 def model_config(model):
     """The whole config of a live model, as plain JSON values."""
-    return serialized(model)
+    return live_config(model)
 
 
 def config_differences(expected, received, member, member_name):
