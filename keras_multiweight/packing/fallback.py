@@ -23,20 +23,24 @@ def fallback(trace, members, *args, **kwargs):
     """The rule of a layer or raw operation that has none."""
     if not isinstance(members.template, keras.layers.Layer):
         return kinds.mapped_operation(trace, members, *args, **kwargs)
+    rule = _that_works(trace, members, args, kwargs)
     if id(members.template) not in trace.layers:
         warnings.warn(
-            f"Layer '{members.path}' of class {type(members.template).__name__} has no rule of its own and is mapped over "
-            "its members, or unrolled: right, but perhaps not fast. See multi.plan() and kmw.register_rule.",
+            f"Layer '{members.path}' of class {type(members.template).__name__} has no rule of its own and is packed by the "
+            f"'{rule.__name__}' rule: right, but perhaps not fast. See multi.plan() and kmw.register_rule.",
             stacklevel=2,
         )
-    return mapped(trace, members, *args, **kwargs)
+    return rule(trace, members, *args, **kwargs)
 
 
 def mapped(trace, members, *args, **kwargs):
     """Any layer at all: vectorized where the backend's map knows all that the layer does, else unrolled."""
+    return _that_works(trace, members, args, kwargs)(trace, members, *args, **kwargs)
+
+
+def _that_works(trace, members, args, kwargs):
     made = id(members.template) in trace.layers
-    rule = kinds.vectorized if made or _can_be_mapped(trace, members, args, kwargs) else kinds.unrolled
-    return rule(trace, members, *args, **kwargs)
+    return kinds.vectorized if made or _can_be_mapped(trace, members, args, kwargs) else kinds.unrolled
 
 
 def _can_be_mapped(trace, members, args, kwargs):
