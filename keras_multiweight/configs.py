@@ -1,8 +1,10 @@
 """What makes two configs the same computation: names, seeds and initialisers do not, everything else does."""
 
+import base64
+import marshal
 import re
 
-import keras
+from keras_multiweight.copies import serialized
 
 _IGNORED_OF_OBJECTS = {"name", "shared_object_id", "build_config", "compile_config", "registered_name"}
 _IGNORED_OF_CONFIGS = {"name", "seed"}
@@ -35,9 +37,27 @@ def differences(expected, received, path=""):
         yield path, expected, received
 
 
+def live_config(layer):
+    """The whole config of a live layer or model, as plain JSON values that compare equal for equal Python functions."""
+    return _stable_lambdas(serialized(layer))
+
+
 def layer_config(layer):
     """The comparable config of one Keras layer."""
-    return comparable(keras.saving.serialize_keras_object(layer))
+    return comparable(live_config(layer))
+
+
+def _stable_lambdas(value):
+    """A lambda is in a config as marshalled code, whose bytes depend on where it stands, and on who else refers to it."""
+    if isinstance(value, (list, tuple)):
+        return [_stable_lambdas(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "__lambda__":
+        code = marshal.loads(base64.b64decode(value["config"]["code"]))  # of a live function, not of a file
+        code = code.replace(co_filename="", co_firstlineno=1, co_linetable=b"", co_qualname="")
+        return {**value, "config": {**value["config"], "code": base64.b64encode(marshal.dumps(code, 2)).decode()}}
+    return {key: _stable_lambdas(item) for key, item in value.items()}
 
 
 def _strip(value, numbers):

@@ -1,27 +1,64 @@
 """Copies of live layers and models, and the layers within them."""
 
+import contextlib
 import inspect
 import random
 import types
 import warnings
 
 import keras
+import numpy as np
 
 
-def copy_layer(layer, config=None):
-    """A new unbuilt Keras layer with the same config, or another one, and its own weights.
+def serialized(layer):
+    """The whole config of a live layer, model or raw operation, as plain JSON values.
+
+    Keras's own says neither the vocabulary nor the document frequencies that `adapt` gave a lookup layer: it keeps them
+    in files beside the config. Here they are in the config, in one form however they came into the layer.
+    """
+    with warnings.catch_warnings(), _vocabularies_in_configs(layer):
+        warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
+        return keras.saving.serialize_keras_object(layer)
+
+
+@contextlib.contextmanager
+def _vocabularies_in_configs(layer):
+    before = [(vars(lookup), dict(vars(lookup))) for lookup in _lookups(layer)]
+    for lookup in _lookups(layer):
+        vars(lookup).update(_vocabulary(lookup))
+    try:
+        yield
+    finally:
+        for attributes, values in before:
+            attributes.update(values)
+
+
+def _lookups(layer):
+    """The StringLookup and IntegerLookup layers with a vocabulary within a layer; one is in every TextVectorization."""
+    kinds = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+    return [x for x in all_layers(layer) if isinstance(x, kinds) and x.get_vocabulary(include_special_tokens=False)]
+
+
+def _vocabulary(lookup):
+    words = [str(word) if isinstance(word, str) else int(word) for word in lookup.get_vocabulary()]
+    if lookup.output_mode != "tf_idf":
+        return {"input_vocabulary": words}
+    frequencies = np.asarray(lookup.idf_weights)[: len(words)]  # without the padding
+    return {"input_vocabulary": words, "input_idf_weights": frequencies.tolist()}
+
+
+def copy_layer(layer, config=None, **changes):
+    """A new unbuilt Keras layer with the same config, another one, or one with changes, and its own weights.
 
     Custom classes and functions need not be registered, and lambdas are taken along: they are those of a live layer.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-        serialized = keras.saving.serialize_keras_object(layer)
-    serialized.pop("build_config", None)
-    serialized["config"] = config or serialized["config"]
+    copied = serialized(layer)
+    copied.pop("build_config", None)
+    copied["config"] = {**(config or copied["config"]), **changes}
     state = random.getstate()  # Keras draws the seeds of new initialisers from it
     try:
         with keras.saving.CustomObjectScope(_custom_objects(layer)):
-            return keras.saving.deserialize_keras_object(serialized, safe_mode=False)
+            return keras.saving.deserialize_keras_object(copied, safe_mode=False)
     finally:
         random.setstate(state)
 
@@ -140,6 +177,18 @@ def matching_weights(model, copy):
             originals.update(zip(map(id, other.weights), layer.weights))
         waiting.extend(zip(*map(_sublayers, pair)))
     return [originals.get(id(weight)) for weight in copy.weights]
+
+
+def set_all_weights(layer, values):
+    """`layer.set_weights`, and what layers within derive from theirs: Normalization computes with constants."""
+    layer.set_weights(values)
+    for adapted in adapted_layers(layer):
+        adapted.finalize_state()
+
+
+def adapted_layers(layer):
+    """The Normalization layers within a layer whose statistics are weights."""
+    return [x for x in all_layers(layer) if isinstance(x, keras.layers.Normalization) and x.weights]
 
 
 def all_layers(layer):

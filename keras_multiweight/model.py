@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_multiweight.copies import CannotCopyError, check_savable, copy_built
+from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, set_all_weights
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
@@ -76,7 +76,7 @@ class MultiModel(keras.Model):
         """
         weights = self.member_weights(i)
         model = copy_built(self._template())
-        model.set_weights(weights)
+        set_all_weights(model, weights)
         return model
 
     def _template(self):

@@ -6,15 +6,26 @@ from keras_multiweight.layers.attention import MultiGroupQueryAttention, MultiMu
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.conv import (
     MultiConv1D,
+    MultiConv1DTranspose,
     MultiConv2D,
+    MultiConv2DTranspose,
     MultiConv3D,
+    MultiConv3DTranspose,
     MultiDepthwiseConv1D,
     MultiDepthwiseConv2D,
     MultiSeparableConv1D,
     MultiSeparableConv2D,
 )
 from keras_multiweight.layers.dense import MultiDense, MultiEinsumDense
-from keras_multiweight.layers.embedding import MultiEmbedding
-from keras_multiweight.layers.norm import MultiBatchNormalization, MultiLayerNormalization
+from keras_multiweight.layers.directions import MergeDirections
+from keras_multiweight.layers.embedding import MultiEmbedding, MultiReversibleEmbedding
+from keras_multiweight.layers.norm import (
+    MultiBatchNormalization,
+    MultiGroupNormalization,
+    MultiLayerNormalization,
+    MultiNormalization,
+    MultiRMSNormalization,
+)
+from keras_multiweight.layers.prelu import MultiPReLU
 from keras_multiweight.layers.rnn import MultiGRU, MultiLSTM, MultiSimpleRNN
 from keras_multiweight.layers.sparse import MultiSparseLinear, SparseLinear

@@ -12,7 +12,14 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.configs import differences, layer_config
-from keras_multiweight.copies import all_layers, build_by_plan, build_plan, copy_layer, draws_in_training
+from keras_multiweight.copies import (
+    all_layers,
+    build_by_plan,
+    build_plan,
+    copy_layer,
+    draws_in_training,
+    set_all_weights,
+)
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
@@ -57,6 +64,11 @@ class MultiLayer(keras.layers.Layer):
     member_class = None
     flat_weights = ()  # names of weights stored as (N*rows, ...) in place of (N, rows, ...)
     member_axes = (0, 1)
+
+    @classmethod
+    def takes_channels(cls, member, rank):
+        """Whether `member_axis=-1` serves a layer with inputs of this rank, where a class offers it."""
+        return -1 in cls.member_axes
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -185,7 +197,7 @@ class MultiLayer(keras.layers.Layer):
             raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
         layer = copy_layer(self.member, self.member_config())
         build_by_plan(layer, build_plan(self.member))
-        layer.set_weights([self.member_value(index, i) for index in range(len(self._hidden.weights))])
+        set_all_weights(layer, [self.member_value(index, i) for index in range(len(self._hidden.weights))])
         return layer
 
     def member_value(self, index, i):

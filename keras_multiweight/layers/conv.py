@@ -124,6 +124,28 @@ class _MultiSeparableConv(_MultiConvolution):
         return self._conv(x, self.pointwise_kernel, self.num_members, strides=ones, padding="valid", dilation_rate=ones)
 
 
+class _MultiConvTranspose(_MultiConvolution):
+    __doc__ = _MultiConvolution.__doc__
+
+    def _convolve(self, x):
+        if self.shared_input:  # one input, all kernels side by side: (..., N*F, C)
+            return self._transposed(x, self._kernel(self.kernel, inner=2))
+        kernels = ops.unstack(ops.cast(self.kernel, self.compute_dtype), self.num_members)
+        parts = ops.split(x, self.num_members, axis=-1)
+        return ops.concatenate([self._transposed(*pair) for pair in zip(parts, kernels)], axis=-1)
+
+    def _transposed(self, x, kernel):
+        return ops.conv_transpose(
+            x,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            data_format="channels_last",
+            dilation_rate=self.dilation_rate,
+        )
+
+
 def _public(base, member_class):
     """A public layer for one Keras convolution class: `MultiConv2D` for `keras.layers.Conv2D`."""
     name = f"Multi{member_class.__name__}"
@@ -139,3 +161,6 @@ MultiDepthwiseConv1D = _public(_MultiDepthwiseConv, keras.layers.DepthwiseConv1D
 MultiDepthwiseConv2D = _public(_MultiDepthwiseConv, keras.layers.DepthwiseConv2D)
 MultiSeparableConv1D = _public(_MultiSeparableConv, keras.layers.SeparableConv1D)
 MultiSeparableConv2D = _public(_MultiSeparableConv, keras.layers.SeparableConv2D)
+MultiConv1DTranspose = _public(_MultiConvTranspose, keras.layers.Conv1DTranspose)
+MultiConv2DTranspose = _public(_MultiConvTranspose, keras.layers.Conv2DTranspose)
+MultiConv3DTranspose = _public(_MultiConvTranspose, keras.layers.Conv3DTranspose)

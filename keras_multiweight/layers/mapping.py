@@ -1,11 +1,13 @@
 """Run any Keras layer once a member: mapped over the members' weights, or unrolled."""
 
+import contextlib
 import inspect
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.copies import adapted_layers
 from keras_multiweight.layers.plumbing import PACKAGE, stack_shared
 
 
@@ -69,7 +71,7 @@ class _MemberCall:
         tensors, values = elements
         args, kwargs = self._filled(tensors)
         originals = self.layer.member.weights + seed_states(self.layer.member)
-        with keras.StatelessScope(list(zip(originals, values))) as scope:
+        with keras.StatelessScope(list(zip(originals, values))) as scope, _constants_from_weights(self.layer.member):
             before = [scope.get_current_value(v) for v in originals]
             outputs = self._call_member(args, kwargs)
             after = [scope.get_current_value(v) for v in originals]
@@ -93,7 +95,21 @@ class _MemberCall:
         if self.layer.shared_input:
             return self.structure
         supply = iter(tensors)
-        return tree.map_structure(lambda x: next(supply) if is_tensor(x) else x, self.structure)
+        filled = [next(supply) if is_tensor(x) else x for x in tree.flatten(self.structure)]
+        return tree.pack_sequence_as(self.structure, filled)  # `map_structure` takes dicts in another order
+
+
+@contextlib.contextmanager
+def _constants_from_weights(layer):
+    """Normalization layers compute with constants that they made from their weights: for a member from its own."""
+    before = [(adapted, adapted.mean, adapted.variance) for adapted in adapted_layers(layer)]
+    for adapted, *_ in before:
+        adapted.finalize_state()
+    try:
+        yield
+    finally:
+        for adapted, mean, variance in before:
+            adapted.mean, adapted.variance = mean, variance
 
 
 def _unrolled(call, tensors, values, num_members):

@@ -1,5 +1,7 @@
 """MapOperation: a raw `keras.ops` operation, called once a member."""
 
+import itertools
+
 import keras
 from keras import ops, tree
 
@@ -44,10 +46,10 @@ class MapOperation(keras.layers.Layer):
     @classmethod
     def from_call(cls, operation, args, kwargs, num_members, **options):
         """From a call with symbolic tensors among `args` and `kwargs`."""
-        count = iter(range(len(tree.flatten((args, kwargs)))))
-        arguments = tree.map_structure(
-            lambda x: Argument(next(count)) if isinstance(x, keras.KerasTensor) else x, [list(args), kwargs]
-        )
+        structure = [list(args), kwargs]
+        count = itertools.count()
+        leaves = [Argument(next(count)) if isinstance(x, keras.KerasTensor) else x for x in tree.flatten(structure)]
+        arguments = tree.pack_sequence_as(structure, leaves)  # `map_structure` takes dicts in another order
         return cls(operation, arguments, num_members, **options)
 
     def call(self, inputs):

@@ -119,6 +119,57 @@ class BatchToMembers(_Plumbing):
         return (input_shape[1], input_shape[0], *input_shape[2:])
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class DropMask(_Plumbing):
+    """A tensor without its mask, in whatever layout."""
+
+    def call(self, inputs):
+        return ops.copy(inputs)  # the tensor itself would keep its mask
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class StepsToRows(keras.layers.Layer):
+    """`(B, T, ...)` to `(B*T, ...)`: steps become rows. Free of cost. A mask of steps stays behind."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.autocast = False
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs):
+        return ops.reshape(inputs, (-1, *ops.shape(inputs)[2:]))
+
+    def compute_output_spec(self, inputs):
+        rows, steps, *rest = inputs.shape
+        return keras.KerasTensor((rows and steps and rows * steps, *rest), inputs.dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        return None
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class RowsToSteps(StepsToRows):
+    """`(B*T, ...)` back to `(B, T, ...)`, with the T and the mask of a second tensor. Free of cost."""
+
+    def call(self, inputs):
+        x, like = inputs
+        return ops.reshape(x, (-1, ops.shape(like)[1], *ops.shape(x)[1:]))
+
+    def compute_output_spec(self, inputs):
+        x, like = inputs
+        return keras.KerasTensor((*like.shape[:2], *x.shape[1:]), x.dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask and previous_mask[1]
+
+
 def stack_shared(x, num_members):
     """(B, ...) -> (N, B, ...)"""
     return ops.broadcast_to(ops.expand_dims(x, 0), (num_members, *ops.shape(x)))

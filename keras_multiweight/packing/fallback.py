@@ -10,23 +10,38 @@ from keras_multiweight.layers.mapping import seed_states
 from keras_multiweight.layouts import Layout
 from keras_multiweight.packing import kinds
 from keras_multiweight.packing.trace import is_symbolic
+from keras_multiweight.registry import find_rule
 
 TRIAL_SIZE = 8  # of the trial's inputs, where the shape leaves a dimension open
+
+
+def rule_of(operation):
+    """The rule of a layer or raw operation: its own, or the fallback."""
+    return find_rule(operation) or fallback
 
 
 def fallback(trace, members, *args, **kwargs):
     """The rule of a layer or raw operation that has none."""
     if not isinstance(members.template, keras.layers.Layer):
         return kinds.mapped_operation(trace, members, *args, **kwargs)
-    if id(members.template) in trace.layers:
-        return kinds.vectorized(trace, members, *args, **kwargs)
-    rule = kinds.vectorized if _can_be_mapped(trace, members, args, kwargs) else kinds.unrolled
-    warnings.warn(
-        f"Layer '{members.path}' of class {type(members.template).__name__} has no rule of its own and is packed by the "
-        f"'{rule.__name__}' rule: right, but perhaps not fast. See multi.plan() and kmw.register_rule.",
-        stacklevel=2,
-    )
+    rule = _that_works(trace, members, args, kwargs)
+    if id(members.template) not in trace.layers:
+        warnings.warn(
+            f"Layer '{members.path}' of class {type(members.template).__name__} has no rule of its own and is packed by the "
+            f"'{rule.__name__}' rule: right, but perhaps not fast. See multi.plan() and kmw.register_rule.",
+            stacklevel=2,
+        )
     return rule(trace, members, *args, **kwargs)
+
+
+def mapped(trace, members, *args, **kwargs):
+    """Any layer at all: vectorized where the backend's map knows all that the layer does, else unrolled."""
+    return _that_works(trace, members, args, kwargs)(trace, members, *args, **kwargs)
+
+
+def _that_works(trace, members, args, kwargs):
+    made = id(members.template) in trace.layers
+    return kinds.vectorized if made or _can_be_mapped(trace, members, args, kwargs) else kinds.unrolled
 
 
 def _can_be_mapped(trace, members, args, kwargs):

@@ -45,17 +45,7 @@ def walk(model, inputs, visit):
     config = functional.get_config()
     operations = {operation.name: operation for operation in functional.operations}
     values = {(name, 0): [x] for name, x in zip(_input_names(config), inputs, strict=True)}
-    waiting = collections.deque(_nodes(config))
-    stuck = 0
-    while waiting:
-        name, index, node = waiting.popleft()
-        if not all(key in values for key in _references(node)):
-            waiting.append((name, index, node))
-            stuck += 1
-            if stuck > len(waiting):
-                raise ValueError(f"The graph of model '{model.name}' has a loop at '{name}'.")
-            continue
-        stuck = 0
+    for name, index, node in _in_order(config):
         args, kwargs = _revive(node["args"], values), _revive(node["kwargs"], values)
         values[name, index] = visit(operations[name], args, kwargs)
     return _map_leaves(lambda leaf: _output(leaf, operations, values), config["output_layers"])
@@ -179,12 +169,33 @@ def _count(operation, calls, counts):
         operations = {operation.name: operation for operation in functional.operations}
         for layer in functional.get_config()["layers"]:
             _count(operations[layer["name"]], calls * len(layer["inbound_nodes"]), counts)
+    for part in parts(operation):
+        _count(part, calls, counts)
 
 
-def _nodes(config):
-    for layer in config["layers"]:
-        for index, node in enumerate(layer["inbound_nodes"]):
-            yield layer["name"], index, node
+def parts(layer):
+    """The layers that a wrapper calls, in order; none for other layers."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        return [layer.forward_layer, layer.backward_layer]
+    if isinstance(layer, keras.layers.TimeDistributed):
+        return [layer.layer]
+    return list(layer.layers) if isinstance(layer, keras.layers.Pipeline) else []
+
+
+def _in_order(config):
+    """The nodes of a graph as Keras runs them: the farther from the outputs, the earlier."""
+    nodes = {(layer["name"], i): node for layer in config["layers"] for i, node in enumerate(layer["inbound_nodes"])}
+    sources = {key: [source for source in _references(node) if source in nodes] for key, node in nodes.items()}
+    uses = collections.Counter(source for found in sources.values() for source in found)
+    depths, ready = dict.fromkeys(nodes, 0), [key for key in nodes if not uses[key]]
+    while ready:
+        key = ready.pop()
+        for source in sources[key]:
+            depths[source] = max(depths[source], depths[key] + 1)
+            uses[source] -= 1
+            if not uses[source]:
+                ready.append(source)
+    return [(*key, nodes[key]) for key in sorted(nodes, key=depths.get, reverse=True)]
 
 
 def _output(leaf, operations, values):

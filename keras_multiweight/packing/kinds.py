@@ -26,11 +26,21 @@ def shared(trace, members, *args, **kwargs):
 # ---- layers without weights ----
 
 
+ROWS_ALONE = set()  # the rules of layers that never let rows meet
+
+
+def _treats_rows_alone(rule):
+    ROWS_ALONE.add(rule)
+    return rule
+
+
+@_treats_rows_alone
 def elementwise(trace, members, *args, **kwargs):
     """Each number alone: in whatever layout it comes."""
     return _weightless(trace, members, "elementwise", _one_of(trace, args, kwargs, (SHARED, FOLDED, GROUPED)), args, kwargs)
 
 
+@_treats_rows_alone
 def rowwise(trace, members, *args, **kwargs):
     """Each row alone: members are more rows."""
     if not trace.have_equal_rows(args, kwargs) or _works_along_rows(
@@ -40,6 +50,7 @@ def rowwise(trace, members, *args, **kwargs):
     return _weightless(trace, members, "rowwise", _one_of(trace, args, kwargs, (SHARED, FOLDED)), args, kwargs)
 
 
+@_treats_rows_alone
 def channelwise(trace, members, *args, **kwargs):
     """Never mixes channels: members may be more channels, if these are last."""
     last = getattr(members.template, "data_format", None) in (None, "channels_last")
@@ -47,6 +58,7 @@ def channelwise(trace, members, *args, **kwargs):
     return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs)
 
 
+@_treats_rows_alone
 def merging(trace, members, *args, **kwargs):
     """Joins tensors number by number: grouped if all are, with equal shapes."""
     if not trace.have_equal_rows(args, kwargs):
@@ -56,25 +68,41 @@ def merging(trace, members, *args, **kwargs):
     return _weightless(trace, members, "merging", _one_of(trace, args, kwargs, allowed), args, kwargs)
 
 
+@_treats_rows_alone
 def random(trace, members, *args, **kwargs):
     """Draws for each number: a shared input is no longer shared, because every member draws its own."""
     if not members.template.variables:  # a rate of zero
         return elementwise(trace, members, *args, **kwargs)
-    own = _one_of(trace, args, kwargs, (FOLDED, GROUPED))
-    layout = FOLDED if getattr(members.template, "noise_shape", None) is not None else own
-    return _weightless(trace, members, "random", layout, args, kwargs)
+    return _weightless(trace, members, "random", _one_of(trace, args, kwargs, (FOLDED, GROUPED)), args, kwargs)
 
 
-def activation(trace, members, *args, **kwargs):
-    """An Activation layer: elementwise, or along the channels as softmax is."""
-    rule = elementwise if is_elementwise(members.template.activation) else vectorized_unless_known
+@_treats_rows_alone
+def dropout(trace, members, *args, **kwargs):
+    """Draws for each number, or one draw for several: not across rows, which may be of different members."""
+    noise_shape = members.template.noise_shape
+    if noise_shape is None or not members.template.variables:
+        return random(trace, members, *args, **kwargs)
+    rule = random_rows if noise_shape[0] is None else unrolled
     return rule(trace, members, *args, **kwargs)
 
 
-def vectorized_unless_known(trace, members, *args, **kwargs):
+@_treats_rows_alone
+def random_rows(trace, members, *args, **kwargs):
+    """Draws for each row: members are more rows."""
+    return _weightless(trace, members, "random", FOLDED, args, kwargs)
+
+
+@_treats_rows_alone
+def activation(trace, members, *args, **kwargs):
+    """An Activation layer: elementwise, along the channels as softmax is, or anything."""
+    if is_elementwise(members.template.activation):
+        return elementwise(trace, members, *args, **kwargs)
+    return (rowwise if has_known_activation(members.template) else vectorized)(trace, members, *args, **kwargs)
+
+
+def has_known_activation(layer):
     """Keras's own activations treat each row alone; a custom function may do anything."""
-    known = members.template.activation.__module__.startswith("keras.")
-    return (rowwise if known else vectorized)(trace, members, *args, **kwargs)
+    return getattr(getattr(layer, "activation", None), "__module__", "keras.").startswith("keras.")
 
 
 def _weightless(trace, members, kind, layout, args, kwargs):
@@ -101,18 +129,30 @@ def _one_of(trace, args, kwargs, allowed):
 # ---- layers with weights ----
 
 
-def weighted(multi_class):
-    """A MultiLayer that computes with the members first."""
+def weighted(multi_class, rows_alone=False):
+    """A MultiLayer that computes with the members first; `rows_alone` if rows never meet, in training neither."""
 
     def rule(trace, members, *args, **kwargs):
         return _stacked(trace, members, "weighted", multi_class, args, kwargs)
 
-    return rule
+    return _treats_rows_alone(rule) if rows_alone else rule
+
+
+def mask_eating(rule):
+    """Of a layer that takes the masks off its inputs as it runs: Keras's later layers get the same tensors without."""
+
+    def eating(trace, members, *args, **kwargs):
+        outputs = rule(trace, members, *args, **kwargs)
+        trace.drop_masks((args, kwargs))
+        return outputs
+
+    return eating
 
 
 def filtered(multi_class):
     """A MultiLayer that computes with the members joined with the channels."""
 
+    @_treats_rows_alone
     def rule(trace, members, *args, **kwargs):
         if members.template.data_format != "channels_last":
             return unrolled(trace, members, *args, **kwargs)
@@ -125,17 +165,26 @@ def filtered(multi_class):
     return rule
 
 
-def normalized(multi_class):
-    """Batch normalisation: grouped among convolutions, members first elsewhere."""
+def weighted_or_filtered(multi_class, rows_alone=False):
+    """A MultiLayer for both: grouped among convolutions, members first elsewhere."""
 
     def rule(trace, members, x, *args, **kwargs):
         made = trace.layers.get(id(members.template))
-        last = members.template.axis in (-1, len(x.shape) - 1) and not members.template.renorm
-        grouped = trace.layout(x) is GROUPED and last and not tensors((args, kwargs)) and not mask_of(x)
+        alone = not tensors((args, kwargs)) and not mask_of(x)
+        grouped = trace.layout(x) is GROUPED and alone and multi_class.takes_channels(members.template, len(x.shape))
         if made.member_axis == -1 if made else grouped:
             layer = trace.multi(members, "filtered", multi_class, member_axis=-1)
             return trace.mark(layer(trace.to(x, GROUPED), *args, **kwargs), GROUPED)
         return _stacked(trace, members, "weighted", multi_class, (x, *args), kwargs)
+
+    return _treats_rows_alone(rule) if rows_alone else rule
+
+
+def adapted(multi_class):
+    """Weights that `adapt` computed; without them the layer is alike in all members."""
+
+    def rule(trace, members, *args, **kwargs):
+        return (weighted(multi_class) if members.template.weights else rowwise)(trace, members, *args, **kwargs)
 
     return rule
 
@@ -151,6 +200,27 @@ def vectorized(trace, members, *args, **kwargs):
 def unrolled(trace, members, *args, **kwargs):
     """Any layer at all, N calls side by side."""
     return _stacked(trace, members, "unrolled", MapMembers, args, kwargs, lowering="unrolled")
+
+
+def trusted(trace, members, *args, **kwargs):
+    """A Lambda, whose Python nobody can check or compare: mapped if it may run."""
+    function = members.template.function
+    if trace.safe_mode and keras.saving.get_registered_object(keras.saving.get_registered_name(function)) is not function:
+        raise ValueError(
+            "A Lambda layer runs Python code that no config describes, and is packed only if you say that you trust it. "
+            f"Received: '{members.path}'. Pass pack(..., safe_mode=False), register its function with "
+            "keras.saving.register_keras_serializable, or write a layer of your own."
+        )
+    return vectorized(trace, members, *args, **kwargs)
+
+
+def refused(reason):
+    """A layer that cannot hold members."""
+
+    def rule(trace, members, *args, **kwargs):
+        raise ValueError(f"A {type(members.template).__name__} layer cannot be packed. Received: '{members.path}'. {reason}")
+
+    return rule
 
 
 def _stacked(trace, members, kind, multi_class, args, kwargs, **options):

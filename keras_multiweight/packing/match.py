@@ -2,9 +2,7 @@
 
 import dataclasses
 
-import keras
-
-from keras_multiweight.configs import comparable, differences
+from keras_multiweight.configs import comparable, differences, live_config
 
 SHOWN = 10
 
@@ -75,10 +73,12 @@ class IncompatibleModelsError(ValueError):
 def model_config(model):
     """The whole config of a live model, as plain JSON values; of a class that has none, those of its layers."""
     try:
-        return keras.saving.serialize_keras_object(model)
+        return live_config(model)
     except NotImplementedError:
-        layers = [keras.saving.serialize_keras_object(layer) for layer in model.layers]
-        return {"class_name": type(model).__name__, "config": {"name": model.name, "layers": layers}}
+        return {
+            "class_name": type(model).__name__,
+            "config": {"name": model.name, "layers": list(map(live_config, model.layers))},
+        }
 
 
 def config_differences(expected, received, member, member_name):

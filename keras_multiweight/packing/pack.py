@@ -16,7 +16,7 @@ from keras_multiweight.packing import (
     kinds,
     table,  # noqa: F401  registers the rules
 )
-from keras_multiweight.packing.fallback import fallback
+from keras_multiweight.packing.fallback import rule_of
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import (
     called_with,
@@ -34,12 +34,22 @@ from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks
-from keras_multiweight.registry import find_rule
 
 CHECKED_ROWS = 32  # at most, of example data
 
 
-def pack(models, *, template=None, inputs=None, group=False, share="equal", verify=True, custom_objects=None, name=None):
+def pack(
+    models,
+    *,
+    template=None,
+    inputs=None,
+    group=False,
+    share="equal",
+    verify=True,
+    custom_objects=None,
+    safe_mode=True,
+    name=None,
+):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
     Args:
@@ -64,6 +74,8 @@ def pack(models, *, template=None, inputs=None, group=False, share="equal", veri
             rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files. Registered ones
             (`keras.saving.register_keras_serializable`) are known without it. Files bring no code of their own.
+        safe_mode: bool. Refuse Lambda layers, unless their function is registered. Pass False for models in memory whose
+            Python code you trust. Files with a Lambda are never read: load them by Keras, and pack the models.
         name: Name of the packed model.
 
     Returns:
@@ -84,14 +96,20 @@ def pack(models, *, template=None, inputs=None, group=False, share="equal", veri
     ```
     """
     if group and len(groups := groups_of(models, custom_objects, template)) > 1:
-        options = {"inputs": inputs, "share": share, "verify": verify, "custom_objects": custom_objects}
+        options = {
+            "inputs": inputs,
+            "share": share,
+            "verify": verify,
+            "custom_objects": custom_objects,
+            "safe_mode": safe_mode,
+        }
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
         return join(packed, [numbers for numbers, _ in groups], name)
     source = open_members(models, custom_objects, template)
     template = source.template()
     probe = Probe(template, inputs, rows=CHECKED_ROWS) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, share=share, name=name, inputs=inputs)
+    multi = build(template, stacks, source.names, share=share, name=name, inputs=inputs, safe_mode=safe_mode)
     if verify:
         probe.check(multi)
     return multi
@@ -125,9 +143,9 @@ def read_alike(member, i):
         return None, error.differences
 
 
-def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None):
+def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None, safe_mode=True):
     """The packed model of a template, from the stacked weights of its members."""
-    trace = Trace(len(member_names))
+    trace = Trace(len(member_names), safe_mode)
     packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
     inputs = copy_inputs(template, trace.unique_name, inputs)
     outputs = packer.run(template, trace.mark(inputs, Layout.SHARED))
@@ -179,10 +197,16 @@ class _Packer:
 
     def visit(self, operation, args, kwargs, path):
         path = f"{path}{operation.name}"
+        args, kwargs = self.trace.current((args, kwargs))
         if is_graph(operation):
             inputs = [self.masked(*pair) for pair in zip(*called_with(operation, args, kwargs))]
             return self.walk(operation, inputs, f"{path}/", kwargs.get("training"))
-        members = Members(operation, self.trace.num_members, self.calls[id(operation)], path, self.stacks)
+
+        def inside(layer, *args, **kwargs):
+            return self.visit(layer, args, kwargs, f"{path}/")
+
+        calls = self.calls[id(operation)]
+        members = Members(operation, self.trace.num_members, calls, path, self.stacks, pack_inside=inside)
         try:
             return self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
         except Exception as error:
@@ -191,7 +215,7 @@ class _Packer:
 
     def rule(self, operation, args, kwargs):
         alike = id(operation) in self.shared and self.trace.layouts(args, kwargs) == {Layout.SHARED}
-        return kinds.shared if alike else find_rule(operation) or fallback
+        return kinds.shared if alike else rule_of(operation)
 
     def masked(self, x, mask):
         """A tensor that carries a mask, which a nested model was called with."""

@@ -5,7 +5,7 @@ import random
 import keras
 import numpy as np
 
-from keras_multiweight.copies import copy_built
+from keras_multiweight.copies import copy_built, serialized
 from keras_multiweight.packing.files import LiveModels
 from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
@@ -59,7 +59,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
 
 
 def _rebuilt(model):
-    config = _without_seeds(keras.saving.serialize_keras_object(model))
+    config = _without_seeds(serialized(model))
     return copy_built(model, config["config"])
 
 

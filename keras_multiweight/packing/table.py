@@ -3,7 +3,7 @@
 from keras import layers as k
 
 from keras_multiweight import layers as multi
-from keras_multiweight.packing import kinds
+from keras_multiweight.packing import kinds, wrappers
 from keras_multiweight.registry import register_operation_rule, register_rule
 
 LAYERS = {
@@ -12,7 +12,8 @@ LAYERS = {
     kinds.rowwise: [
         k.CenterCrop, k.Concatenate, k.Cropping1D, k.Cropping2D, k.Cropping3D, k.Dot, k.Flatten, k.GlobalAveragePooling1D,
         k.Masking, k.Permute, k.RepeatVector, k.Rescaling, k.Reshape, k.Resizing, k.Softmax, k.UnitNormalization,
-        k.CategoryEncoding,
+        k.AutoContrast, k.CategoryEncoding, k.ContrastLimitedAdaptiveHistogramEqualization, k.Discretization,
+        k.HashedCrossing, k.Hashing, k.IntegerLookup, k.MaxNumBoundingBoxes, k.StringLookup, k.TextVectorization,
     ],
     kinds.channelwise: [
         k.AveragePooling1D, k.AveragePooling2D, k.AveragePooling3D, k.MaxPooling1D, k.MaxPooling2D, k.MaxPooling3D,
@@ -23,37 +24,64 @@ LAYERS = {
         k.UpSampling1D, k.UpSampling2D, k.UpSampling3D, k.ZeroPadding1D, k.ZeroPadding2D, k.ZeroPadding3D,
     ],
     kinds.merging: [k.Add, k.Average, k.Maximum, k.Minimum, k.Multiply, k.Subtract],
-    kinds.random: [
-        k.AlphaDropout, k.Dropout, k.GaussianDropout, k.GaussianNoise,
-        k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D,
+    kinds.random: [k.GaussianDropout, k.GaussianNoise, k.SpatialDropout1D, k.SpatialDropout2D, k.SpatialDropout3D],
+    kinds.dropout: [k.AlphaDropout, k.Dropout],
+    kinds.random_rows: [
+        k.RandomBrightness, k.RandomColorDegeneration, k.RandomContrast, k.RandomErasing, k.RandomFlip, k.RandomGrayscale,
+        k.RandomHue, k.RandomInvert, k.RandomPerspective, k.RandomPosterization, k.RandomRotation, k.RandomSaturation,
+        k.RandomSharpness, k.RandomShear, k.RandomTranslation, k.RandomZoom, k.Solarization,
     ],
-    kinds.weighted(multi.MultiDense): [k.Dense],
-    kinds.weighted(multi.MultiEinsumDense): [k.EinsumDense],
-    kinds.weighted(multi.MultiSparseLinear): [multi.SparseLinear],
-    kinds.weighted(multi.MultiEmbedding): [k.Embedding],
-    kinds.weighted(multi.MultiLayerNormalization): [k.LayerNormalization],
-    kinds.weighted(multi.MultiMultiHeadAttention): [k.MultiHeadAttention],
+    kinds.weighted(multi.MultiDense, rows_alone=True): [k.Dense],
+    kinds.weighted(multi.MultiEinsumDense, rows_alone=True): [k.EinsumDense],
+    kinds.weighted(multi.MultiSparseLinear, rows_alone=True): [multi.SparseLinear],
+    kinds.weighted(multi.MultiEmbedding, rows_alone=True): [k.Embedding],
+    kinds.weighted(multi.MultiReversibleEmbedding, rows_alone=True): [k.ReversibleEmbedding],
+    kinds.weighted(multi.MultiLayerNormalization, rows_alone=True): [k.LayerNormalization],
+    kinds.mask_eating(kinds.weighted(multi.MultiMultiHeadAttention)): [k.MultiHeadAttention],
     kinds.weighted(multi.MultiGroupQueryAttention): [k.GroupQueryAttention],
     kinds.weighted(multi.MultiLSTM): [k.LSTM],
     kinds.weighted(multi.MultiGRU): [k.GRU],
     kinds.weighted(multi.MultiSimpleRNN): [k.SimpleRNN],
-    kinds.normalized(multi.MultiBatchNormalization): [k.BatchNormalization],
+    kinds.weighted(multi.MultiRMSNormalization, rows_alone=True): [k.RMSNormalization],
+    kinds.adapted(multi.MultiNormalization): [k.Normalization],
+    kinds.weighted_or_filtered(multi.MultiBatchNormalization): [k.BatchNormalization],
+    kinds.weighted_or_filtered(multi.MultiGroupNormalization, rows_alone=True): [k.GroupNormalization],
+    kinds.weighted_or_filtered(multi.MultiPReLU, rows_alone=True): [k.PReLU],
     kinds.filtered(multi.MultiConv1D): [k.Conv1D],
     kinds.filtered(multi.MultiConv2D): [k.Conv2D],
     kinds.filtered(multi.MultiConv3D): [k.Conv3D],
+    kinds.filtered(multi.MultiConv1DTranspose): [k.Conv1DTranspose],
+    kinds.filtered(multi.MultiConv2DTranspose): [k.Conv2DTranspose],
+    kinds.filtered(multi.MultiConv3DTranspose): [k.Conv3DTranspose],
     kinds.filtered(multi.MultiDepthwiseConv1D): [k.DepthwiseConv1D],
     kinds.filtered(multi.MultiDepthwiseConv2D): [k.DepthwiseConv2D],
     kinds.filtered(multi.MultiSeparableConv1D): [k.SeparableConv1D],
     kinds.filtered(multi.MultiSeparableConv2D): [k.SeparableConv2D],
+    wrappers.bidirectional: [k.Bidirectional],
+    wrappers.time_distributed: [k.TimeDistributed],
+    wrappers.pipeline: [k.Pipeline],
     kinds.vectorized: [
-        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.Bidirectional, k.GroupNormalization,
-        k.Normalization, k.PReLU, k.RMSNormalization, k.TimeDistributed,
+        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.MelSpectrogram, k.RNN,
     ],
     kinds.unrolled: [
-        k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
-        k.SpectralNormalization,
+        k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
+        k.SpectralNormalization, k.STFTSpectrogram,
+        # draw once for a batch, or mix its rows
+        k.AugMix, k.CutMix, k.Equalization, k.MixUp, k.RandAugment, k.RandomColorJitter, k.RandomCrop,
+        k.RandomElasticTransform, k.RandomGaussianBlur,
     ],
+    kinds.trusted: [k.Lambda],
+    kinds.refused(
+        "Its code is another framework's, with no Keras variables to stack: rebuild it from Keras layers, or write a layer."
+    ): [k.FlaxLayer, k.JaxLayer, k.TFSMLayer, k.TorchModuleWrapper],
 }  # fmt: skip
+
+# The classes without a rule, and why no graph has them by themselves.
+NO_LAYERS_OF_A_GRAPH = {
+    "is abstract": [k.Layer, k.Wrapper],
+    "is taken over as it is": [k.InputLayer],
+    "is one step of an RNN, which has a rule": [k.GRUCell, k.LSTMCell, k.SimpleRNNCell, k.StackedRNNCells],
+}
 
 # Raw operations in a graph, by the name of their class. All others are mapped over the members.
 ELEMENTWISE_OPERATIONS = [

@@ -3,7 +3,7 @@
 import keras
 from keras import tree
 
-from keras_multiweight.copies import build_by_plan, build_plan, copy_layer
+from keras_multiweight.copies import build_by_plan, build_plan, copy_layer, set_all_weights
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layouts import Layout
 
@@ -27,13 +27,15 @@ class Trace:
     the packed graph, made at most once for a tensor.
     """
 
-    def __init__(self, num_members):
+    def __init__(self, num_members, safe_mode=True):
         self.num_members = num_members
+        self.safe_mode = safe_mode
         self.layers = {}  # id(template layer) -> packed layer
         self.slots = {}  # id(template weight) -> (name of the packed layer, index in its stacked_weights)
         self.plan = []
         self._known = {}  # id(tensor) -> (tensor, layout); holds the tensor, so that its id stays its own
         self._moved = {}  # (id(tensor), layout) -> tensor
+        self._bare = {}  # id(tensor) -> (tensor, the same without its mask)
         self._names = set()
 
     # ---- layouts ----
@@ -79,16 +81,31 @@ class Trace:
             self._moved[id(x), layout] = self._to(self._moved[id(x), reached], layout)
         return self._moved[id(x), layout]
 
+    def drop_masks(self, structure):
+        """From now on the tensors of a structure have no mask: `current` gives them without."""
+        for x in tensors(structure):
+            if mask_of(x):
+                layer = plumbing.DropMask(self.num_members, name=self.unique_name("drop_mask"), dtype=x.dtype)
+                self._bare[id(x)] = x, self.mark(layer(x), self.layout(x))
+
+    def current(self, structure):
+        """A structure, with its tensors as `drop_masks` left them."""
+        return tree.map_structure(lambda x: self._bare.get(id(x), (x, x))[1], structure)
+
     # ---- layers ----
 
     def layer(self, members, kind, make):
-        """The packed layer for a place of the graph, made at its first call and used again at later ones."""
-        key = id(members.template)
+        """The packed layer for a place of the graph, made at its first call and used again at later ones.
+
+        One without weights is made once for each kind: its calls may differ in layout.
+        """
+        weights = getattr(members.template, "weights", ())
+        key = id(members.template) if weights else (id(members.template), kind)
         if key not in self.layers:
             layer = self.layers[key] = make()
             self.plan.append({"layer": members.path, "class": type(members.template).__name__, "rule": kind,
                               "packed": type(layer).__name__, "name": layer.name})  # fmt: skip
-            for index, weight in enumerate(getattr(members.template, "weights", ())):
+            for index, weight in enumerate(weights):
                 self.slots[id(weight)] = [layer.name, index]
         return self.layers[key]
 
@@ -97,10 +114,10 @@ class Trace:
         template = members.template
 
         def make():
-            layer = copy_layer(template, {**template.get_config(), "name": self.unique_name(members.path)})
+            layer = copy_layer(template, name=self.unique_name(members.path))
             if getattr(template, "weights", None):
                 build_by_plan(layer, build_plan(template))
-                layer.set_weights(members.take_shared_weights())
+                set_all_weights(layer, members.take_shared_weights())
             return layer
 
         return self.layer(members, kind, make)

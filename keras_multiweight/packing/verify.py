@@ -92,8 +92,6 @@ class Probe:
         Raises:
             RuntimeError: A member's outputs differ.
         """
-        if any(x is None for x in tree.flatten(self.inputs)):
-            return
         self._warn_of_nan(multi)
         failed = [row for row in self.report(multi) if not row.passed]
         if failed:
@@ -115,13 +113,11 @@ class Probe:
 
 
 def run_in_batches(model, inputs):
-    """The outputs of a model as NumPy arrays; no outputs where an input is missing.
+    """The outputs of a model as NumPy arrays.
 
     The model runs as it is, not compiled: on JAX too, where the operations of one member are compiled on their own, those
     of the next and of the next pack are there already, while a compiled whole would be compiled anew for every pack.
     """
-    if any(x is None for x in tree.flatten(inputs)):
-        return []
     rows = min(x.shape[0] for x in tree.flatten(inputs))
     batches = [slice(start, start + BATCH_SIZE) for start in range(0, rows, BATCH_SIZE)]
     outputs = [_call(model, tree.map_structure(lambda x, at=at: x[at], inputs)) for at in batches]
@@ -161,29 +157,48 @@ def relative_difference(received, expected):
 
 
 def random_inputs(model, size, seed=0, specs=None):
-    """Random arrays for what a model is called with, with `size` in the place of open dimensions; None for strings."""
-    rng = np.random.default_rng(seed)
-    ids = min((layer.input_dim for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)), default=2)
-    return tree.map_structure(lambda x: _random(rng, x, size, ids), input_structure(model, specs))
+    """Random arrays for what a model is called with, with `size` in the place of open dimensions."""
+    return tree.map_structure(_Draw(model, size, seed), input_structure(model, specs))
 
 
-def _random(rng, x, size, ids):
-    shape = (x.shape[0] or ROWS, *(size if d is None else d for d in x.shape[1:]))
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if dtype == "string":
-        return None
-    if dtype == "bool":
-        return rng.random(shape) < 0.5
-    if "int" in dtype:
-        return rng.integers(0, ids, shape).astype(dtype)
-    return ops.convert_to_numpy(ops.cast(rng.standard_normal(shape), dtype))
+class _Draw:
+    """Draws values for one input after another that the layers of a model take."""
+
+    def __init__(self, model, size, seed):
+        layers = all_layers(model)
+        self.rng = np.random.default_rng(seed)
+        self.size = size
+        self.ids = min((layer.input_dim for layer in layers if isinstance(layer, keras.layers.Embedding)), default=2)
+        lookups = [x for x in layers if isinstance(x, (keras.layers.StringLookup, keras.layers.IntegerLookup))]
+        tokens = [token for lookup in lookups for token in lookup.get_vocabulary(include_special_tokens=False)]
+        strict = any(lookup.num_oov_indices == 0 for lookup in lookups)
+        self.words = [token for token in tokens if isinstance(token, str)] + ["unknown"] * (not strict) or [""]
+        self.numbers = [int(token) for token in tokens if not isinstance(token, str)]
+        self.sentences = any(isinstance(layer, keras.layers.TextVectorization) for layer in layers)
+
+    def __call__(self, x):
+        shape = (x.shape[0] or ROWS, *(self.size if d is None else d for d in x.shape[1:]))
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if dtype == "string":
+            return self._strings(shape)
+        if dtype == "bool":
+            return self.rng.random(shape) < 0.5
+        if "int" in dtype:
+            numbers = self.rng.choice(self.numbers, shape) if self.numbers else self.rng.integers(0, self.ids, shape)
+            return numbers.astype(dtype)
+        return ops.convert_to_numpy(ops.cast(self.rng.standard_normal(shape), dtype))
+
+    def _strings(self, shape):
+        lengths = self.rng.integers(1, 5, shape) if self.sentences else np.ones(shape, int)
+        texts = [" ".join(self.rng.choice(self.words, length)) for length in lengths.ravel()]
+        return np.reshape(np.array(texts, dtype=object), shape)
 
 
 def _fitting_inputs(model, specs):
     """Random inputs of a size that the model takes."""
     for size in SIZES:
-        inputs = random_inputs(model, size, specs=specs)
         try:
+            inputs = random_inputs(model, size, specs=specs)
             run_in_batches(model, inputs)
             return inputs
         except Exception as error:  # a size that this model's kernels or reshapes do not take

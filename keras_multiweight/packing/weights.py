@@ -12,13 +12,15 @@ class Members:
         num_members: N.
         calls: How often the layer is called in one pass through the model.
         path: The names of the models around the layer and its own.
+        pack_inside: `pack_inside(layer, *args, **kwargs)` packs a layer within these, for the rule of a wrapper.
     """
 
-    def __init__(self, template, num_members, calls, path, stacks):
+    def __init__(self, template, num_members, calls, path, stacks, pack_inside=None):
         self.template = template
         self.num_members = num_members
         self.calls = calls
         self.path = path
+        self.pack_inside = pack_inside
         self._stacks = stacks
 
     def take_weights(self):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Callable
 
@@ -143,7 +144,7 @@ class ModelFiles:
         expected, received = self._template.assets or self._layout.assets, file.assets()
         for name in sorted({*expected, *received}):
             if expected.get(name) != received.get(name):
-                yield name, *(_size(files.get(name)) for files in (expected, received))
+                yield _first_difference(name, expected.get(name), received.get(name))
 
     @functools.cached_property
     def _layout(self):
@@ -200,5 +201,10 @@ def _place(key):
     return layer or None, name
 
 
-def _size(data):
-    return None if data is None else f"{len(data):,} bytes"
+def _first_difference(name, expected, received):
+    """The line in which two text files differ, or their sizes: `(place, expected, received)`."""
+    lines = [(data or b"").decode(errors="replace").splitlines() for data in (expected, received)]
+    for number, (a, b) in enumerate(itertools.zip_longest(*lines)):
+        if a != b:
+            return f"{name}[{number}]", a, b
+    return name, *(None if data is None else f"{len(data):,} bytes" for data in (expected, received))

@@ -11,7 +11,6 @@ from keras_multiweight.packing.files.build import build
 from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
 from keras_multiweight.packing.files.limits import reading
 from keras_multiweight.packing.files.paths import check_file, ending
-from keras_multiweight.packing.match import model_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Template:
 
 def open_template(template, first, custom_objects):
     if isinstance(template, keras.Model):
-        found = Template(template, model_config(template), keras.__version__)
+        found = Template(template, keras.saving.serialize_keras_object(template), keras.__version__)
     elif template is not None and not isinstance(template, (str, os.PathLike)):
         raise ValueError(f"template must be a Keras model or a path. Received: template={template!r:.200}.")
     else:
