@@ -40,7 +40,7 @@ def test_a_changed_member_is_found_by_the_data_that_shows_it(models, x):
     """Beyond the first rows: a member of which one unit is off only for large inputs."""
     multi = kmw.pack(models)
     layer = multi.get_layer(multi.weight_places()[-1][0])
-    layer.bias.assign(layer.bias + np.array([[0.0], [0.0], [0.5]]))
+    layer.bias.assign(ops.convert_to_numpy(layer.bias) + np.array([[0.0], [0.0], [0.5]]))
     report = kmw.verify(multi, models, x)
     failed = [row for row in report if not row.passed]
     assert not report.passed
