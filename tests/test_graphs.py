@@ -129,7 +129,10 @@ def raw_operations_at_the_end():
     x = keras.Input((6, 4))
     y = k.Dense(4)(x)
     top, index = ops.top_k(y, 2)
-    return keras.Model(x, [ops.argmax(y, axis=-1), top, index, ops.logsumexp(y, axis=(1, 2)), ops.split(y, 2, axis=1)[1]])
+    rolled = ops.roll(y, 1, axis=-1)  # along the wrong axis in TensorFlow's map
+    return keras.Model(
+        x, [ops.argmax(y, axis=-1), top, index, ops.logsumexp(y, axis=(1, 2)), ops.split(y, 2, axis=1)[1], rolled]
+    )
 
 
 @graph

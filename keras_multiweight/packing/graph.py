@@ -140,7 +140,7 @@ def _named_inputs(structure, rename, name="inputs"):
 def output_names(model, outputs):
     """A name for each of the outputs of a model."""
     if is_graph(model):
-        return as_functional(model).output_names
+        return keras.tree.flatten(_map_leaves(lambda leaf: leaf[0], as_functional(model).get_config()["output_layers"]))
     return [model.name] * len(keras.tree.flatten(outputs))
 
 

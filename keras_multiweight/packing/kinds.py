@@ -260,6 +260,14 @@ def _meets_rows(constant, rank):
     return len(constant.shape) > rank or (len(constant.shape) == rank and constant.shape[0] != 1)
 
 
+def rolled_operation(trace, members, x):
+    """`keras.ops.roll`: each row alone. TensorFlow's map rolls along another axis where the axis is negative."""
+    axes, rank = keras.tree.flatten(members.template.axis), len(trace.member_shape(x))
+    if any(axis is None or axis % rank == 0 for axis in axes):
+        return mapped_operation(trace, members, x)
+    return _call_operation(trace, members, SHARED if trace.layout(x) is SHARED else FOLDED, (x,), {})
+
+
 def mapped_operation(trace, members, *args, **kwargs):
     """Any raw operation, mapped over the members; computed once if all of its tensors are shared."""
     if trace.layouts(args, kwargs) == {SHARED}:

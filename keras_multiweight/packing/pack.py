@@ -228,15 +228,14 @@ class _Packer:
 
 def _with_border(trace, outputs, names):
     """What leaves is batch-first, `(B, N, ...)`, because Keras slices and joins axis 0."""
-    names = list(names)
 
-    def border(x):
+    def border(x, name):
         if not trace.member_shape(x):
             raise ValueError(
                 "Every output of a packed model must have a batch axis, which Keras joins the batches on. Received: an "
-                f"output of shape () from '{names[0]}'. Keep an axis (keepdims=True), or reduce outside of the model."
+                f"output of shape () from '{name}'. Keep an axis (keepdims=True), or reduce outside of the model."
             )
-        layer = plumbing.MembersToBatch(trace.num_members, name=names.pop(0), dtype=x.dtype)
-        return layer(trace.to(x, Layout.STACKED))
+        return plumbing.MembersToBatch(trace.num_members, name=name, dtype=x.dtype)(trace.to(x, Layout.STACKED))
 
-    return keras.tree.map_structure(border, outputs)
+    flat = [border(*pair) for pair in zip(keras.tree.flatten(outputs), names, strict=True)]
+    return keras.tree.pack_sequence_as(outputs, flat)

@@ -176,6 +176,7 @@ def register_all():
             register_rule(cls, rule)
     for name in ELEMENTWISE_OPERATIONS:
         register_operation_rule(name, kinds.aligned_operation)
+    register_operation_rule("Roll", kinds.rolled_operation)
 
 
 register_all()

@@ -20,6 +20,12 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2
 def verify(multi, models, x=None, *, custom_objects=None):
     """How far the answers of a packed model are from those of its members.
 
+    Embeddings, pooling and all that is computed once are bit-equal on every backend, and so are dense layers on JAX and
+    torch, where a matmul with the members first computes what N matmuls compute. The rest is equal up to the rounding of
+    sums in another order: in float32 below 1e-6 of the largest number for one or two layers, and at most 1e-4 after the
+    hundreds of layers of `keras.applications`. Which layers are bit-equal depends on the backend and its version, on the
+    processor and the sizes; `benchmarks/exactness.py` measures it for some.
+
     Args:
         multi: A `MultiModel`.
         models: Its members, in order: Keras models, paths or a pattern, as for `pack`.
@@ -68,7 +74,7 @@ class Probe:
         self.inputs = tree.map_structure(lambda x: np.asarray(x[:rows]), data) if is_data else None
         self.outputs = []
         self._specs = None if is_data else data
-        self.tolerance = max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in all_layers(model))
+        self.tolerance = _tolerance(model)
 
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
@@ -110,6 +116,12 @@ class Probe:
                         f"Member {i}, {multi.member_names[i]}, gives NaN in output '{name}': are its weights finite?",
                         stacklevel=5,
                     )
+
+
+def _tolerance(model):
+    """That of the coarsest dtype that a layer computes in; models and inputs do not compute."""
+    layers = [x for x in all_layers(model) if not isinstance(x, (keras.Model, keras.layers.InputLayer))] or [model]
+    return max(TOLERANCE.get(layer.compute_dtype, 0.0) for layer in layers)
 
 
 def run_in_batches(model, inputs):

@@ -36,7 +36,8 @@ LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup, keras.layers.T
 
 TRUST = (
     "If you trust the file, load it yourself with `keras.models.load_model(path, safe_mode=False)` and pack the loaded "
-    "models, with `pack(models, safe_mode=False)` for Lambda layers; or save the model with a registered layer class in its place."
+    "models, with `pack(models, safe_mode=False)` for Lambda layers; or save the model with a registered layer class in "
+    "its place."
 )
 REGISTER = (
     "Import the module that registers it first (`keras.saving.register_keras_serializable`; on the command line "
