@@ -18,6 +18,8 @@ TOLERANCE = {"float64": 1e-12, "float32": oracle.TOLERANCE, "float16": 5e-3, "bf
 NOT_IN_CASES = {k.Lambda, k.FlaxLayer, k.JaxLayer, k.TFSMLayer, k.TorchModuleWrapper}  # refused, in test_bad_input.py
 if keras.backend.backend() != "tensorflow":  # the others have no tensors of strings
     NOT_IN_CASES |= {k.StringLookup, k.TextVectorization}
+if keras.backend.backend() == "jax":  # Keras's own models with boxes do not compile
+    NOT_IN_CASES |= {k.MaxNumBoundingBoxes}
 
 
 @pytest.fixture(scope="module", params=CASES)
