@@ -10,6 +10,7 @@ from keras_multiweight.copies import copy_model
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
+from keras_multiweight.training.trainer import MemberTrainer
 
 BATCH_NUMBERS = 16_000_000  # activations of one batch of `predict`, in numbers, when no batch size is given
 
@@ -23,7 +24,7 @@ class _Hidden:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class MultiModel(keras.Model):
+class MultiModel(MemberTrainer):
     """N models of one architecture in one graph. Made by `pack` and `replicate`, not by hand.
 
     Called on the inputs of one member, it gives for each output of the member, in the same structure, the answers of all
@@ -65,6 +66,11 @@ class MultiModel(keras.Model):
         return Plan(self._hidden.settings["plan"], self.num_members)
 
     # ---- members ----
+
+    @property
+    def template(self):
+        """The Keras model that says what one member is. Its own weight values mean nothing."""
+        return self._hidden.member
 
     def member(self, i):
         """Member `i` as an ordinary Keras model, with the weights that it has here, bit for bit.
@@ -155,16 +161,6 @@ class MultiModel(keras.Model):
         a_row = sum(_numbers_a_row(y) for layer in self.layers for y in tree.flatten(layer.output))
         rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
         return min(max(2 ** int(math.log2(rows)), 32), 8192)
-
-    # ---- training ----
-
-    def compile(self, *args, **kwargs):
-        """Refused: Keras's losses and metrics would mix the members of `(B, N, ...)` outputs in silence."""
-        raise NotImplementedError(
-            "A MultiModel predicts; it is not trained as it is, because Keras's losses would mix its members. Received: a "
-            "call of compile(). Train the members of multi.unpack(), or build the ensemble from layers such as MultiDense "
-            "(examples/bagging_fit.py)."
-        )
 
     # ---- saving ----
 
