@@ -22,7 +22,7 @@ class MemberBatch:
 
     Attributes:
         tensors: List of `(N, ...)` tensors: what differs from member to member.
-        has_member_targets: Whether some target has a member axis.
+        has_mean: Whether the mean of the members' outputs can be judged: it is a number, and its targets serve all.
     """
 
     def __init__(self, y, y_pred, sample_weight, names, num_members, member_targets=None, member_weights=None):
@@ -35,17 +35,10 @@ class MemberBatch:
         flags = [*target_flags, *[True] * len(flat_masks), *[m is not None for m in flat_masks], *weight_flags]
         self._flags = flags
         self.tensors = [ops.moveaxis(ops.convert_to_tensor(x), 1, 0) for x, own in zip(self._flat(), flags) if own]
-        self.has_member_targets = any(target_flags)
+        self.has_mean = not any(target_flags) and all(_is_float(x) for x in tree.flatten(y_pred))
 
     def _flat(self):
         return tree.flatten(self._structure)
-
-    def example(self):
-        """Zeros in the place of one member's `y, y_pred, sample_weight`, two rows where their number is open."""
-        shapes = [(x.shape[0], *x.shape[2:]) if own else getattr(x, "shape", ()) for x, own in zip(self._flat(), self._flags)]
-        zeros = [None if x is None else _zeros(shape, x.dtype) for x, shape in zip(self._flat(), shapes)]
-        y, y_pred, _, sample_weight = tree.pack_sequence_as(self._structure, zeros)
-        return y, y_pred, sample_weight
 
     def with_mean(self):
         """The tensors with one more row, the mean over the members: `(N + 1, ...)`. A mask is that of the first member."""
@@ -61,13 +54,13 @@ class MemberBatch:
         return y, tree.pack_sequence_as(y_pred, carried), sample_weight
 
 
-def _zeros(shape, dtype):
-    return ops.zeros([2 if d is None else d for d in shape], keras.backend.standardize_dtype(dtype))
-
-
 def _mean_row(x):
     """(N, B, ...) -> (1, B, ...)"""
-    return ops.mean(x, axis=0, keepdims=True) if "float" in str(x.dtype) else x[:1]
+    return ops.mean(x, axis=0, keepdims=True) if _is_float(x) else x[:1]
+
+
+def _is_float(x):
+    return "float" in keras.backend.standardize_dtype(x.dtype)
 
 
 def _flags(structure, y_pred, names, said, has_members, check):

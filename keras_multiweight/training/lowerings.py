@@ -3,7 +3,7 @@
 import contextlib
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 # ---- sparse gradients of TensorFlow ----
 
@@ -30,7 +30,7 @@ def sparse(values, ids, shape):
     """One member's sparse gradient."""
     import tensorflow as tf
 
-    return tf.IndexedSlices(values, ids, tf.constant(shape))
+    return tf.IndexedSlices(values, ids, tf.constant(tuple(shape)))
 
 
 def sparse_stack(values, ids, shape):
@@ -87,3 +87,102 @@ def outside_of_graphs():
 def is_eager():
     """Whether Python sees the numbers of a training step: torch runs it as it reads it."""
     return keras.backend.backend() == "torch"
+
+
+# ---- many steps in one program ----
+
+
+def step_program(model, kind, xla):
+    """A function that runs `model.train_step` or `model.test_step` on many minibatches without leaving the device.
+
+    Args:
+        model: A compiled `MemberTrainer`.
+        kind: "train" or "test".
+        xla: bool, for TensorFlow: compile with XLA.
+
+    Returns:
+        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` numbers of
+        rows, of which the first `count` minibatches are run. Only JAX has a state outside of the model.
+    """
+    return {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}[keras.backend.backend()](
+        model, kind, xla
+    )
+
+
+def _tensorflow_program(model, kind, xla):
+    """One step is traced by itself, outside of XLA's context: TensorFlow compiles gradients through a
+    `tf.vectorized_map` that was traced inside of it anew at every call.
+    """
+    import tensorflow as tf
+
+    step = model.train_step if kind == "train" else model.test_step
+    steps = {}
+
+    def traced_step(arrays, rows):
+        size = rows.shape[1]
+        if size not in steps:
+
+            def take(arrays, numbers):
+                step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
+
+            specs = tree.map_structure(lambda a: a is not None and tf.TensorSpec(a.shape, a.dtype) or None, arrays)
+            traced = tf.function(take, autograph=False)
+            steps[size] = traced.get_concrete_function(specs, tf.TensorSpec((size,), rows.dtype))
+        return steps[size]
+
+    @tf.function(jit_compile=xla, autograph=False)
+    def run(arrays, rows, count):
+        one = steps[rows.shape[1]]
+
+        def body(at):
+            one(arrays, rows[at])
+            return at + 1
+
+        tf.while_loop(lambda at: at < count, body, [0])
+        return model.get_metrics_result()
+
+    def program(state, arrays, rows, count):
+        traced_step(arrays, rows)
+        return run(arrays, tf.constant(rows), tf.constant(count)), state
+
+    return program
+
+
+def _jax_program(model, kind, xla):
+    import jax
+
+    step = model.train_step if kind == "train" else model.test_step
+
+    @jax.jit
+    def run(state, arrays, rows, count):
+        def body(at, state):
+            data = jax.tree.map(lambda a: a[rows[at]], arrays)
+            _, new = step(state, data)
+            return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
+
+        state = jax.lax.fori_loop(0, count, body, state)
+        with keras.StatelessScope(list(zip(model.metrics_variables, state[-1]))):
+            return model.get_metrics_result(), state
+
+    return run
+
+
+def _torch_program(model, kind, xla):
+    import torch
+
+    step = model.train_step if kind == "train" else model.test_step
+
+    def run(state, arrays, rows, count):
+        rows = torch.as_tensor(rows)
+        with torch.set_grad_enabled(kind == "train"):
+            for at in range(count):
+                step(tree.map_structure(lambda a, at=at: None if a is None else a[rows[at]], arrays))
+            return model.get_metrics_result(), state
+
+    return run
+
+
+def next_rows(source):
+    """The numbers of rows that Keras's data pipeline gives next, from what it hands to a training function."""
+    rows = source[0] if isinstance(source, list) else next(source)
+    return ops.convert_to_numpy(rows[0] if isinstance(rows, tuple) else rows)

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
-from keras_multiweight.training.lowerings import keras_class
+from keras_multiweight.training.lowerings import keras_class, outside_of_graphs
 from keras_multiweight.training.updates import BARE, ELEMENTWISE, MappedUpdate, StackedUpdate
 from keras_multiweight.training.weights import choose
 
@@ -47,27 +47,35 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.schedules = [_schedule(o) for o in hidden.optimizers]
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
+        hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
+        self._add_member_variables()
 
     # ---- variables ----
+
+    def _add_member_variables(self):
+        hidden, shape = self._hidden, (self._hidden.weights.num_members,)
+        pairs = zip(hidden.optimizers, hidden.schedules)
+        rates = [1.0 if schedule else float(ops.convert_to_numpy(o.learning_rate)) for o, schedule in pairs]
+        self.rates = self.add_variable(shape, _constant(rates), name="learning_rates")
+        self.active = self.add_variable(shape, "ones", dtype="int32", name="active")
+        self.sick = self.add_variable(shape, "zeros", dtype="int32", name="quarantined")
+        if hidden.scaling:
+            start = _constant([hidden.scaling.initial_scale] * shape[0])
+            self.scale = self.add_variable(shape, start, name="dynamic_scale")
+            self.counter = self.add_variable(shape, "zeros", dtype="int32", name="step_counter")
+            self.counted = self.add_variable(shape, "zeros", dtype="int32", name="counted_steps")
+        self.averages, self.accumulators = [], []
 
     def build(self, variables):
         if self.built:
             return
-        hidden, members = self._hidden, self._hidden.weights.num_members
-        super().build(variables)
-        hidden.order = [hidden.weights.index(v) for v in variables]
-        rates = [1.0 if s else float(ops.convert_to_numpy(o.learning_rate)) for o, s in zip(hidden.optimizers, hidden.schedules)]
-        self.rates = self.add_variable((members,), _constant(rates), name="learning_rates")
-        self.active = self.add_variable((members,), "ones", dtype="int32", name="active")
-        self.sick = self.add_variable((members,), "zeros", dtype="int32", name="quarantined")
-        if hidden.scaling:
-            start = _constant([hidden.scaling.initial_scale] * members)
-            self.scale = self.add_variable((members,), start, name="dynamic_scale")
-            self.counter = self.add_variable((members,), "zeros", dtype="int32", name="step_counter")
-            self.counted = self.add_variable((members,), "zeros", dtype="int32", name="counted_steps")
-        self.averages = self._stacks("average") if hidden.config["use_ema"] else []
-        self.accumulators = self._stacks("gradient_accumulator") if hidden.config["gradient_accumulation_steps"] else []
-        hidden.updates = self._make_updates()
+        hidden = self._hidden
+        with outside_of_graphs():
+            super().build(variables)
+            hidden.order = [hidden.weights.index(v) for v in variables]
+            self.averages = self._stacks("average") if hidden.config["use_ema"] else []
+            self.accumulators = self._stacks("accumulator") if hidden.config["gradient_accumulation_steps"] else []
+            hidden.updates = self._make_updates()
 
     def _stacks(self, name):
         weights = self._hidden.weights
@@ -77,7 +85,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     def _make_updates(self):
         """One update for all members, or one for each class among their optimizers."""
         weights, optimizers = self._hidden.weights, self._hidden.optimizers
-        if self._hidden.one and keras_class(optimizers[0]) in ELEMENTWISE and not self._hidden.scaling:
+        if self._hidden.stacked:
             return [StackedUpdate(optimizers[0], weights)]
         groups = {}
         for i, optimizer in enumerate(optimizers):
@@ -117,7 +125,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         if any(self._hidden.schedules):
             raise TypeError("A learning rate that follows a schedule cannot be set. Compile with a float learning rate.")
         values = np.asarray(ops.convert_to_numpy(values), "float32")
-        if isinstance(self._hidden.updates[0], StackedUpdate) and len(set(values.tolist())) > 1:
+        if self._hidden.stacked and len(set(values.tolist())) > 1:
             raise ValueError(
                 "One optimizer for all members has one learning rate. For learning rates that differ give "
                 f"compile() one optimizer a member: optimizer=[Adam() for _ in range({len(values)})]. Received: {values}."
@@ -148,6 +156,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         for update in hidden.updates:
             update.apply(gradients, rates, keep)
         self._average(ops.logical_and(alive, finite))
+        self._constrain(gradients, ops.logical_and(alive, finite))
         self._note(alive, finite)
         self.iterations.assign_add(1)
 
@@ -181,6 +190,14 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             if config["ema_overwrite_frequency"]:
                 now = ops.equal((iterations + 1) % config["ema_overwrite_frequency"], 0)
                 weights.assign(i, choose(ops.logical_and(moved, now), ops.convert_to_tensor(average), values))
+
+    def _constrain(self, gradients, moved):
+        weights = self._hidden.weights
+        for i in gradients:
+            if weights.stacked[i].constraint is not None:
+                values = weights.values(i)
+                allowed = ops.reshape(weights.stacked[i].constraint(weights.stacked[i]), values.shape)
+                weights.assign(i, choose(moved, allowed, values))
 
     def _note(self, alive, finite):
         """Quarantine a member that is sick; or, where losses are scaled, choose the next scale."""

@@ -12,7 +12,6 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
-from keras_multiweight.training.lowerings import outside_of_graphs
 
 
 def scorer(outputs, names, **compile_args):
@@ -73,13 +72,16 @@ class MemberScores(keras.metrics.Metric):
             self.stacks[index].assign(ops.stop_gradient(update))
         return outputs
 
-    def _build_state(self, function, batch):
+    def prepare(self, batch):
         """Have the scorer make its variables, as it does at its first call, and stack them."""
         if self.stacks is None:
-            with outside_of_graphs():
-                with keras.StatelessScope():
-                    function(*batch.example())
-                self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
+            self.rows = self._rows_for(batch)
+            with keras.StatelessScope():
+                self._score(*batch.part([x[0] for x in batch.tensors]))
+            self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
+
+    def _rows_for(self, batch):
+        return self.num_members
 
     def _add_stack(self, variable):
         stack = self.add_variable(
@@ -102,10 +104,11 @@ class MemberLosses(MemberScores):
 
     def compute(self, batch):
         """The compiled loss of each member on a `MemberBatch`, (N,)."""
-        self._build_state(self._compiled_loss, batch)
-        return self._map(lambda tensors: self._compiled_loss(*batch.part(tensors)), batch.tensors)
+        return self._map(lambda tensors: self._score(*batch.part(tensors)), batch.tensors)
 
-    def _compiled_loss(self, y, y_pred, sample_weight):
+    def _score(self, y, y_pred, sample_weight):
+        if self._hidden.scorer.loss is None:
+            return ops.zeros(())
         return self._hidden.scorer.compute_loss(y=y, y_pred=y_pred, sample_weight=sample_weight)
 
     def update_state(self, losses, rows):
@@ -129,20 +132,21 @@ class MemberMetrics(MemberScores):
     def __init__(self, scorer, num_members):
         super().__init__(scorer, num_members, name="member_metrics")
 
-    def update_state(self, batch, y_pred):
-        floats = all("float" in keras.backend.standardize_dtype(x.dtype) for x in tree.flatten(y_pred))
-        rows = self.num_members + (floats and not batch.has_member_targets)
-        if self.stacks is not None and rows != self.rows:
+    def update_state(self, batch):
+        """Count in a `MemberBatch`."""
+        rows = self._rows_for(batch)
+        if rows != self.rows:
             raise ValueError(
                 "Targets must have a member axis in all calls after one compile(), or in none, because the metrics of the "
                 "mean need targets that serve all members. Received: both. Call compile() again in between."
             )
-        self.rows = rows
-        self._build_state(self._update, batch)
         tensors = batch.with_mean() if rows > self.num_members else batch.tensors
-        self._map(lambda parts: self._update(*batch.part(parts)), tensors)
+        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
 
-    def _update(self, y, y_pred, sample_weight):
+    def _rows_for(self, batch):
+        return self.num_members + batch.has_mean
+
+    def _score(self, y, y_pred, sample_weight):
         self._hidden.scorer.compute_metrics(None, y, y_pred, sample_weight)
         return []
 

@@ -4,7 +4,10 @@ Both keep a *bare* Keras optimizer, whose only work is weight decay and the upda
 (schedules, clipping, accumulation, averages, loss scaling) is `MemberOptimizer`'s, and is taken out of its config.
 """
 
+import contextlib
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
@@ -22,6 +25,7 @@ BARE = {
 }
 k = keras.optimizers
 ELEMENTWISE = (k.Adadelta, k.Adagrad, k.Adam, k.Adamax, k.AdamW, k.Ftrl, k.Lion, k.Nadam, k.RMSprop, k.SGD)
+STARTS_ALIKE = (*ELEMENTWISE, k.Adafactor, k.Lamb, k.Muon)  # their state does not depend on the weights they meet first
 
 
 def bare_copy(optimizer, cls):
@@ -31,6 +35,24 @@ def bare_copy(optimizer, cls):
     for name in vars(optimizer).keys() - vars(copy).keys():  # what was said later: exclude_from_weight_decay
         setattr(copy, name, vars(optimizer)[name])
     return copy
+
+
+def _own(optimizer):
+    """The variables of a bare optimizer but for its learning rate, which it is given at every step."""
+    return [v for v in optimizer.variables if v is not optimizer.learning_rate]
+
+
+@contextlib.contextmanager
+def without_constraints(variables):
+    """Have an optimizer leave out the constraints: they come after the moving averages, which are not its work."""
+    constraints = [v.constraint for v in variables]
+    for variable in variables:
+        variable.constraint = None
+    try:
+        yield
+    finally:
+        for variable, constraint in zip(variables, constraints):
+            variable.constraint = constraint
 
 
 class StackedUpdate:
@@ -51,7 +73,7 @@ class StackedUpdate:
 
     @property
     def variables(self):
-        return [v for v in self.base.variables if v is not self.base.learning_rate]
+        return _own(self.base)
 
     def apply(self, gradients, rates, keep):
         """Update the members that `keep`, (N,), with the `MemberGradient` of each weight's number."""
@@ -66,7 +88,8 @@ class StackedUpdate:
     def _step(self, gradients, rates):
         stacked = [self.weights.stacked[i] for i in gradients]
         self.base.learning_rate = rates[0]
-        self.base.apply([g.stacked(v) for g, v in zip(gradients.values(), stacked)], stacked)
+        with without_constraints(stacked):
+            self.base.apply([g.stacked(v) for g, v in zip(gradients.values(), stacked)], stacked)
 
     def _chosen(self, keep, new, old):
         if not len(new.shape):  # a counter, which all members share
@@ -87,8 +110,7 @@ class StackedUpdate:
             variable.assign(value)
 
     def _pairs(self):
-        templates = [v for v in self._template.variables if v is not self._template.learning_rate]
-        return list(zip(self.variables, templates))
+        return list(zip(self.variables, _own(self._template)))
 
     def _of_member(self, variable, template, i):
         return ops.convert_to_numpy(variable).reshape((len(self.members), *template.shape))[i]
@@ -111,20 +133,23 @@ class MappedUpdate:
         self.weights = weights
         self.members = list(members)
         self.base.build(weights.templates)
-        self._origins = [v for v in self.base.variables if v is not self.base.learning_rate]
-        self.variables = [self._stack(v) for v in self._origins]
+        self._origins = _own(self.base)
+        starts = [self._starts(i) for i in self.members] if not isinstance(optimizers[0], STARTS_ALIKE) else None
+        self.variables = [self._stack(v, starts and [s[at] for s in starts]) for at, v in enumerate(self._origins)]
         decays = [optimizer.weight_decay for optimizer in optimizers]
         self._decays = decays if len(set(decays)) > 1 else None
 
-    def _stack(self, origin):
-        shape = (len(self.members), *origin.shape)
-        return keras.Variable(
-            lambda shape, dtype=None: ops.stack([origin.value] * shape[0]),
-            shape=shape,
-            dtype=origin.dtype,
-            trainable=False,
-            name=origin.name,
-        )
+    def _starts(self, i):
+        """The initial state of one member, which may depend on its weights."""
+        for at, template in enumerate(self.weights.templates):
+            template.assign(self.weights.values(at)[i])
+        fresh = type(self.base).from_config(self.base.get_config())
+        fresh.build(self.weights.templates)
+        return [ops.convert_to_numpy(v) for v in _own(fresh)]
+
+    def _stack(self, origin, starts):
+        values = np.stack(starts or [ops.convert_to_numpy(origin)] * len(self.members))
+        return keras.Variable(values, dtype=origin.dtype, trainable=False, name=origin.name)
 
     def apply(self, gradients, rates, keep):
         """Update the members that `keep`, (N,), with the `MemberGradient` of each weight's number."""
@@ -133,7 +158,9 @@ class MappedUpdate:
         every = [self.weights.values(i) for i in range(len(self.weights.templates))]
         values = [*map(self._mine, every), *map(ops.convert_to_tensor, self.variables)]
         call = StatelessCall(lambda tensors: self._step(gradients, tensors), [*self.weights.templates, *self._origins])
-        _, updates, _ = map_stateless(call, [*hyper, *own], values, len(self.members))
+        sparse = any(g.ids is not None for g in gradients.values())  # whose steps TensorFlow does not map
+        lowering = "unrolled" if sparse else "vectorized"
+        _, updates, _ = map_stateless(call, [*hyper, *own], values, len(self.members), lowering)
         keep = self._mine(keep)
         for index, new in zip(call.assigned, updates):
             new = choose(keep, new, values[index])
@@ -148,7 +175,9 @@ class MappedUpdate:
         if self._decays:
             self.base.weight_decay = next(supply)
         found = [gradient.member(supply) for gradient in gradients.values()]
-        self.base.apply(found, [self.weights.templates[i] for i in gradients])
+        templates = [self.weights.templates[i] for i in gradients]
+        with without_constraints(templates):
+            self.base.apply(found, templates)
         return []
 
     def _mine(self, x):
