@@ -12,6 +12,9 @@ def assert_trains_alike(
 ):
     """Train N models one after another, and the same N packed, and compare weights, optimizer state and history.
 
+    A weight whose gradient is nothing but rounding, such as a bias before a normalisation, moves at random under an
+    optimizer that normalises gradients; compare models without such weights.
+
     All see the same batches in the same order (`shuffle=False`). Weights may differ by `tolerance` times the largest
     movement of a weight in training, so that a member that hardly moved is not called equal for that.
 

@@ -17,9 +17,9 @@ def mlp():
     return keras.Model(x, k.Dense(3, activation="softmax", kernel_constraint="max_norm")(h))
 
 
-def cnn():
+def cnn():  # a bias before a normalisation has no gradient but rounding, nor has one of attention keys
     x = keras.Input((6, 6, 2))
-    h = k.ReLU()(k.BatchNormalization()(k.Conv2D(4, 3)(x)))
+    h = k.ReLU()(k.BatchNormalization()(k.Conv2D(4, 3, use_bias=False)(x)))  # a bias here would have no gradient but noise
     h = k.GlobalAveragePooling2D()(k.Conv2D(5, 2, activation="relu")(h))
     return keras.Model(x, k.Dense(3, activation="softmax")(h))
 
@@ -33,7 +33,7 @@ def text():
 def transformer():
     x = keras.Input((6,), dtype="int32")
     h = k.Embedding(7, 8)(x)
-    h = k.LayerNormalization()(h + k.MultiHeadAttention(2, 4)(h, h))
+    h = k.LayerNormalization()(h + k.MultiHeadAttention(2, 4, use_bias=False)(h, h))
     h = k.LayerNormalization()(h + k.Dense(8)(k.Dense(12, activation="gelu")(h)))
     return keras.Model(x, k.Dense(3, activation="softmax")(k.GlobalAveragePooling1D()(h)))
 
@@ -82,9 +82,9 @@ OPTIONS = {
     "use_ema": {"use_ema": True, "ema_momentum": 0.9, "ema_overwrite_frequency": 7},
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 3},
 }
-OPTIMIZERS = {
-    f"{name}-{kind}": optimizer(name, **options) for name in NAMES for kind, options in OPTIONS.items()
-} | {f"{name}-schedule": lambda name=name: optimizer(name, learning_rate=_schedule())() for name in NAMES}
+OPTIMIZERS = {f"{name}-{kind}": optimizer(name, **options) for name in NAMES for kind, options in OPTIONS.items()} | {
+    f"{name}-schedule": lambda name=name: optimizer(name, learning_rate=_schedule())() for name in NAMES
+}
 
 
 def mixed(i):

@@ -125,7 +125,7 @@ def _tensorflow_program(model, kind, xla):
             def take(arrays, numbers):
                 step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
-            specs = tree.map_structure(lambda a: a is not None and tf.TensorSpec(a.shape, a.dtype) or None, arrays)
+            specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
             traced = tf.function(take, autograph=False)
             steps[size] = traced.get_concrete_function(specs, tf.TensorSpec((size,), rows.dtype))
         return steps[size]

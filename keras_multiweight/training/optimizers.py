@@ -105,7 +105,8 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value):
-        self.member_learning_rates = ops.broadcast_to(ops.convert_to_tensor(value, "float32"), (len(self._hidden.optimizers),))
+        every = (len(self._hidden.optimizers),)
+        self.member_learning_rates = np.broadcast_to(ops.convert_to_numpy(value), every)
 
     @property
     def member_learning_rates(self):
@@ -223,7 +224,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         return ops.convert_to_numpy(self.sick)
 
     def member_state(self, i):
-        """The variables of member `i`'s optimizer, in Keras's order: steps, moving averages, accumulators, the class's own."""
+        """The variables of member `i`'s optimizer, in Keras's order: steps, averages, accumulators, its own."""
         update = next(u for u in self._hidden.updates if i in u.members)
         steps, *own = update.state(i)
         if self.accumulators:
@@ -238,8 +239,11 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 def _checked(optimizers, num_members):
     """One optimizer a member, whose settings allow one graph."""
     if not isinstance(optimizers, (list, tuple)):
-        return [keras.optimizers.get(optimizers)] * num_members
+        optimizers = [keras.optimizers.get(optimizers)] * num_members
+        _refuse(optimizers)
+        return optimizers
     found = [keras.optimizers.get(o) for o in optimizers]
+    _refuse(found)
     if len(found) != num_members:
         raise ValueError(f"A list of optimizers must have one a member, {num_members}. Received: {len(found)}.")
     if len({id(o) for o in found}) < len(found):
@@ -251,6 +255,18 @@ def _checked(optimizers, num_members):
     if len({isinstance(o, keras.optimizers.LossScaleOptimizer) for o in found}) > 1:
         raise ValueError("The optimizers of all members must be LossScaleOptimizers, or none. Received: both.")
     return found
+
+
+def _refuse(optimizers):
+    """Keras's ScheduleFreeAdamW keeps a reference where it needs a copy: where arrays change in place it computes something
+    else than on JAX, which cannot be repeated for many members.
+    """
+    is_schedule_free = any(isinstance(o, keras.optimizers.ScheduleFreeAdamW) for o in optimizers)
+    if is_schedule_free and keras.backend.backend() != "jax":
+        raise ValueError(
+            "ScheduleFreeAdamW trains members as they train alone on JAX only, because Keras's own computes differently on "
+            f"backends that change arrays in place. Received: backend '{keras.backend.backend()}'."
+        )
 
 
 def _kind(optimizer):

@@ -92,7 +92,8 @@ def _sees_batches(callback):
     if "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None)):
         return False
     hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
-    return any(getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook) for hook in hooks)
+    base = keras.callbacks.Callback
+    return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
 
 
 def are_arrays(data):

@@ -52,8 +52,8 @@ class MemberTrainer(keras.Model):
         """Say how the members train: as `keras.Model.compile`, with each member on its own.
 
         A member's gradient is that of its own loss; the loss and metrics shown are means over the members, and
-        `ensemble_...` are the metrics of the mean of the members' outputs. A member whose gradient is NaN or inf is no longer
-        trained, nor part of the means; the others go on.
+        `ensemble_...` are the metrics of the mean of the members' outputs. A member whose gradient is NaN or inf is no
+        longer trained, nor part of the means; the others go on.
 
         Args:
             optimizer: An optimizer for all members, each of which is updated as if alone; or a list of one a member, which
@@ -106,6 +106,7 @@ class MemberTrainer(keras.Model):
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)  # whose state is read next
 
     # ---- losses and metrics ----
 
@@ -135,7 +136,7 @@ class MemberTrainer(keras.Model):
         return MemberBatch(y, y_pred, sample_weight, self.output_names, self.num_members, **said)
 
     def member_metrics(self):
-        """Every loss and metric of each member since the last reset, (N,) NumPy arrays by name; after `evaluate`, its own."""
+        """Every loss and metric of each member since the last reset, (N,) arrays by name; after `evaluate`, its own."""
         scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
         return {name: ops.convert_to_numpy(v) for s in scores for name, v in s.member_results().items()}
 
