@@ -3,7 +3,7 @@
 See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
 """
 
-from keras_multiweight import layers, testing
+from keras_multiweight import callbacks, layers, testing
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError
@@ -19,6 +19,7 @@ __all__ = [
     "MultiDense",
     "MultiModel",
     "MultiSparseLinear",
+    "callbacks",
     "layers",
     "pack",
     "register_rule",

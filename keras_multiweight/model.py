@@ -88,6 +88,11 @@ class MultiModel(MemberTrainer):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
         return [self.get_layer(name).member_value(index, i) for name, index in self.weight_places()]
 
+    def set_member_weights(self, i, weights):
+        """Give member `i` weights, a list of arrays as `member_weights(i)` gives it."""
+        for (name, index), value in zip(self.weight_places(), weights, strict=True):
+            self.get_layer(name).set_member_value(index, i, value)
+
     def weight_places(self):
         """For each weight of a single model, in order: the name of the layer here and the index in its `stacked_weights`."""
         return [tuple(place) for place in self._hidden.settings["slots"]]
