@@ -41,6 +41,10 @@ class MixedMultiModel(MultiModel):
     def member_seeds(self):
         return None
 
+    @property
+    def template(self):
+        raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template.")
+
     def plan(self):
         rows = [
             {**row, "layer": f"{group.name}/{row['layer']}", "name": f"{group.name}/{row['name']}"}

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, set_all_weights
+from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
+from keras_multiweight.training.trainer import MemberTrainer
 
 BATCH_NUMBERS = 16_000_000  # activations of one batch of `predict`, in numbers, when no batch size is given
 
@@ -24,7 +25,7 @@ class _Hidden:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class MultiModel(keras.Model):
+class MultiModel(MemberTrainer):
     """N models of one architecture in one graph. Made by `pack` and `replicate`, not by hand.
 
     Called on the inputs of one member, it gives for each output of the member, in the same structure, the answers of all
@@ -68,6 +69,17 @@ class MultiModel(keras.Model):
 
     # ---- members ----
 
+    @property
+    def template(self):
+        """The Keras model that says what one member is. Its own weight values mean nothing.
+
+        Raises:
+            ValueError: The members' class cannot be made again from its config.
+        """
+        if isinstance(self._hidden.member, CannotCopyError):
+            raise self._hidden.member
+        return self._hidden.member
+
     def member(self, i):
         """Member `i` as an ordinary Keras model, with the weights that it has here, bit for bit.
 
@@ -75,14 +87,9 @@ class MultiModel(keras.Model):
             IndexError: There is no member `i`. Negative numbers count from the end.
         """
         weights = self.member_weights(i)
-        model = copy_built(self._template())
+        model = copy_built(self.template)
         set_all_weights(model, weights)
         return model
-
-    def _template(self):
-        if isinstance(self._hidden.member, CannotCopyError):
-            raise self._hidden.member
-        return self._hidden.member
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
@@ -93,6 +100,11 @@ class MultiModel(keras.Model):
         if not -self.num_members <= i < self.num_members:
             raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
         return i % self.num_members
+
+    def set_member_weights(self, i, weights):
+        """Give member `i` weights, a list of arrays as `member_weights(i)` gives it."""
+        for (name, index), value in zip(self.weight_places(), weights, strict=True):
+            _set_member_value(self.get_layer(name), index, i, value)
 
     def weight_places(self):
         """For each weight of a single model, in order: the name of the layer here and the index among its weights.
@@ -118,6 +130,15 @@ class MultiModel(keras.Model):
         """
         outputs = tree.map_structure(lambda y: EnsembleAverage(**options)(y), self.output)
         return keras.Model(self.input, outputs, name=f"{self.name}_average")
+
+    def check_trainable(self):
+        """Raise where one layer serves all members that training would change, or draw in, for each member alone."""
+        coupled = [x.name for x in self.shared_layers() if x.trainable_variables or draws_in_training(x)]
+        if coupled:
+            raise ValueError(
+                "Members are trained each with layers of its own, but for frozen ones. Received: layers that all members "
+                f"share, {', '.join(coupled)}. Pack with share='frozen' or share=None, or freeze them before packing."
+            )
 
     # ---- predict ----
 
@@ -176,16 +197,6 @@ class MultiModel(keras.Model):
         rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
         return min(max(2 ** int(math.log2(rows)), 32), 8192)
 
-    # ---- training ----
-
-    def compile(self, *args, **kwargs):
-        """Refused: Keras's losses and metrics would mix the members of `(B, N, ...)` outputs in silence."""
-        raise NotImplementedError(
-            "A MultiModel predicts; it is not trained as it is, because Keras's losses would mix its members. Received: a "
-            "call of compile(). Train the members of multi.unpack(), or build the ensemble from layers such as MultiDense "
-            "(examples/bagging_fit.py)."
-        )
-
     # ---- saving ----
 
     def save(self, filepath, *args, **kwargs):
@@ -196,11 +207,11 @@ class MultiModel(keras.Model):
         super().save(filepath, *args, **kwargs)
 
     def _check_savable(self):
-        check_savable(self._template())
+        check_savable(self.template)
 
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
-        member = keras.saving.serialize_keras_object(self._template())
+        member = keras.saving.serialize_keras_object(self.template)
         return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
 
     @classmethod
@@ -216,6 +227,16 @@ def _member_value(layer, index, i):
     return (
         layer.member_value(index, i) if isinstance(layer, MultiLayer) else keras.ops.convert_to_numpy(layer.weights[index])
     )
+
+
+def _set_member_value(layer, index, i, value):
+    if isinstance(layer, MultiLayer):
+        layer.set_member_value(index, i, value)
+    elif not np.array_equal(keras.ops.convert_to_numpy(layer.weights[index]), value):
+        raise ValueError(
+            "A weight that all members share cannot be set for one of them. Received: another value for layer "
+            f"'{layer.name}' of member {i}. Pack with share=None."
+        )
 
 
 def _bytes(layer):

@@ -1,4 +1,4 @@
-"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- keras_multiweight_cli`."""
+"""The direction of imports: `layouts, ..., copies <- layers <- training <- model <- packing <- testing, command line`."""
 
 import ast
 import pathlib
@@ -12,9 +12,12 @@ FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan"), 0),
     "layers": 1,
-    "model": 2,
-    "mixed": 2,
-    "packing": 3,
+    "training": 2,
+    "model": 3,
+    "mixed": 3,
+    "packing": 4,
+    "testing": 5,
+    "callbacks": 5,
 }
 
 

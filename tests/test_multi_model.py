@@ -179,8 +179,3 @@ def test_the_plan_prints_one_row_a_layer(models):
     plan = kmw.pack(models).plan()
     assert [row["rule"] for row in plan] == ["rowwise", "weighted", "weighted"]
     assert "MultiDense" in str(plan)
-
-
-def test_training_a_pack_is_refused_clearly(models):
-    with pytest.raises(NotImplementedError, match="MultiDense"):
-        kmw.pack(models).compile("adam", "mse")

@@ -167,3 +167,28 @@ def test_a_shared_trunk_comes_out_of_files_and_is_saved_and_loaded(tmp_path):
 def test_an_unknown_way_to_share_is_refused():
     with pytest.raises(ValueError, match=r"share must be one of \('equal', 'frozen', None\). Received: share='all'"):
         kmw.pack(fine_tuned(trunk_and_head), share="all")
+
+
+def test_members_with_a_shared_layer_that_trains_are_not_trained():
+    models = fine_tuned(lambda: trunk_and_head(dropout=0.2))
+    with pytest.raises(
+        ValueError, match=r"Received: layers that all members share, trunk, norm, dropout, trunk_2\. Pack with"
+    ):
+        kmw.pack(models).compile("sgd", "mse")
+
+
+def test_heads_on_a_frozen_shared_trunk_train_as_each_would_alone():
+    models = fine_tuned(lambda: trunk_and_head(trainable=False))
+    for model in models:
+        model.get_layer("last_dropout").rate = 0.0
+    multi = kmw.pack(models, share="frozen")
+    assert shared_names(multi) == {"trunk", "norm", "trunk_2"}
+    y = np.random.default_rng(1).normal(size=(len(ROWS), 2)).astype("float32")
+    options = {"batch_size": 3, "epochs": 2, "shuffle": False, "verbose": 0}
+    multi.compile(keras.optimizers.Adam(0.01), "mse")
+    multi.fit(ROWS, y, **options)
+    for i, model in enumerate(models):
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model.fit(ROWS, y, **options)
+        for received, expected in zip(multi.member_weights(i), model.get_weights(), strict=True):
+            oracle.assert_close(received, expected)

@@ -207,6 +207,13 @@ class MultiLayer(keras.layers.Layer):
         i = range(self.num_members)[i]
         return np.reshape(ops.convert_to_numpy(variable.value[i * rows : (i + 1) * rows]), weight.shape)
 
+    def set_member_value(self, index, i, value):
+        """Set the member's weight number `index` in member `i` from an array."""
+        variable = self._hidden.weights[index]
+        stacked = np.reshape(ops.convert_to_numpy(variable), (self.num_members, *np.shape(value))).copy()
+        stacked[i] = value
+        variable.assign(np.reshape(stacked, variable.shape))
+
     def member_config(self):
         """The config of the member, an ordinary Keras layer."""
         return {**self._hidden.config, "trainable": self.trainable}

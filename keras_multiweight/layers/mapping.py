@@ -32,17 +32,54 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
     variables = layer.stacked_weights + layer.stacked_seeds
     originals = layer.member.weights + seed_states(layer.member)
     values = [ops.reshape(v, (layer.num_members, *original.shape)) for v, original in zip(variables, originals)]
-    call = _MemberCall(layer, args, kwargs)
+    call = StatelessCall(_MemberCall(layer, args, kwargs), originals)
     if not tensors and not values:  # all members compute the same
-        outputs, _ = call([[], []])
-        return tree.map_structure(lambda x: stack_shared(x, layer.num_members), outputs)
-    if lowering == "vectorized":
-        outputs, updates = ops.vectorized_map(call, [tensors, values])
+        results = call([[], []])
+        outputs, _, losses = tree.map_structure(lambda x: stack_shared(x, layer.num_members), results)
     else:
-        outputs, updates = _unrolled(call, tensors, values, layer.num_members)
-    for index, update in zip(call.assigned, updates):
-        variables[index].assign(ops.reshape(update, variables[index].shape))
+        outputs, updates, losses = map_stateless(call, tensors, values, layer.num_members, lowering)
+        for index, update in zip(call.assigned, updates):
+            variables[index].assign(ops.reshape(update, variables[index].shape))
+    for loss in losses:  # of add_loss and of activity regularisers inside: one number a member
+        layer.add_loss(ops.sum(ops.reshape(loss, (layer.num_members, -1)), axis=1))
     return outputs
+
+
+def map_stateless(call, tensors, values, num_members, lowering="vectorized"):
+    """Run a `StatelessCall` once with each member's tensors and values, both lists of `(N, ...)` tensors."""
+    if lowering == "vectorized":
+        return ops.vectorized_map(call, [tensors, values])
+    results = [call([[t[i] for t in tensors], [v[i] for v in values]]) for i in range(num_members)]
+    return tree.map_structure(lambda *xs: ops.stack(xs), *results)
+
+
+class StatelessCall:
+    """A function that reads and assigns Keras variables, as a pure function of its tensors and the variables' values.
+
+    Args:
+        function: Takes a list of tensors.
+        variables: The Keras variables whose values come from outside.
+
+    Returns of a call on `[tensors, values]`:
+        What `function` returns; the new values of the variables that it assigned; what it gave to `add_loss`.
+
+    Attributes:
+        assigned: Which of the variables the function assigns, by number; known once it has run.
+    """
+
+    def __init__(self, function, variables):
+        self.function = function
+        self.variables = variables
+        self.assigned = []
+
+    def __call__(self, elements):
+        tensors, values = elements
+        with keras.StatelessScope(list(zip(self.variables, values)), collect_losses=True) as scope:
+            before = [scope.get_current_value(v) for v in self.variables]
+            outputs = self.function(tensors)
+            after = [scope.get_current_value(v) for v in self.variables]
+        self.assigned = [i for i, (old, new) in enumerate(zip(before, after)) if new is not old]
+        return outputs, [after[i] for i in self.assigned], list(scope.losses)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -60,26 +97,17 @@ class CarryMask(keras.layers.Layer):
 
 
 class _MemberCall:
-    """One member's call as a pure function of its tensors and weights."""
+    """One member's call on the tensors among its arguments.
+
+    With masks as arguments and on the tensors: some layers read only what is on the tensor.
+    """
 
     def __init__(self, layer, args, kwargs):
         self.layer = layer
         self.structure = (args, kwargs)
-        self.assigned = []  # which variables the call assigns, known once it has run
 
-    def __call__(self, elements):
-        tensors, values = elements
+    def __call__(self, tensors):
         args, kwargs = self._filled(tensors)
-        originals = self.layer.member.weights + seed_states(self.layer.member)
-        with keras.StatelessScope(list(zip(originals, values))) as scope, _constants_from_weights(self.layer.member):
-            before = [scope.get_current_value(v) for v in originals]
-            outputs = self._call_member(args, kwargs)
-            after = [scope.get_current_value(v) for v in originals]
-        self.assigned = [i for i, (old, new) in enumerate(zip(before, after)) if new is not old]
-        return outputs, [after[i] for i in self.assigned]
-
-    def _call_member(self, args, kwargs):
-        """With masks as arguments and on the tensors: some layers read only what is on the tensor."""
         member, carry = self.layer.member, CarryMask()
         kwargs = accepted(member, kwargs)
         names = list(inspect.signature(member.call).parameters)
@@ -89,7 +117,8 @@ class _MemberCall:
             if is_tensor(x) and is_tensor(mask):
                 arguments[name] = carry(x, mask=mask)
         args = [arguments.pop(name) for name in names[: len(args)]]
-        return member(*args, **arguments)
+        with _constants_from_weights(member):
+            return member(*args, **arguments)
 
     def _filled(self, tensors):
         if self.layer.shared_input:
@@ -110,11 +139,6 @@ def _constants_from_weights(layer):
     finally:
         for adapted, mean, variance in before:
             adapted.mean, adapted.variance = mean, variance
-
-
-def _unrolled(call, tensors, values, num_members):
-    results = [call([[t[i] for t in tensors], [v[i] for v in values]]) for i in range(num_members)]
-    return tree.map_structure(lambda *xs: ops.stack(xs), *results)
 
 
 def seed_states(layer):

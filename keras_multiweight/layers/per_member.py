@@ -67,16 +67,14 @@ def _seed_of(seed, i):
 
 
 class MemberRegularizer(keras.Regularizer):
-    """The sum over members of a regulariser on each member's own weight."""
+    """A regulariser on each member's own weight: `(N,)` penalties, of which Keras takes the sum."""
 
     def __init__(self, regularizer, stacked_shape):
         self.regularizer = regularizer
         self.stacked_shape = stacked_shape  # (N, ...)
 
     def __call__(self, x):
-        if type(self.regularizer) in (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2):
-            return self.regularizer(x)  # sums over all numbers anyway
-        return sum(self.regularizer(w) for w in ops.unstack(ops.reshape(x, self.stacked_shape)))
+        return map_penalty(self.regularizer, ops.reshape(x, self.stacked_shape))
 
 
 class MemberConstraint(keras.constraints.Constraint):
@@ -93,7 +91,7 @@ class MemberConstraint(keras.constraints.Constraint):
 
 
 class MemberActivityRegularizer:
-    """The sum over members of an activity regulariser, in a form that Keras may divide by the first dimension.
+    """An activity regulariser on each member's own outputs: `(N,)` penalties, of which Keras takes the sum.
 
     Keras divides what comes from here by `shape[0]`, which is N, not B, when the members come first.
     """
@@ -107,8 +105,13 @@ class MemberActivityRegularizer:
         if self.member_axis == -1:
             outputs = ops.reshape(outputs, (*ops.shape(outputs)[:-1], self.num_members, -1))
         members_first = ops.moveaxis(outputs, (-2 if self.member_axis == -1 else self.member_axis), 0)
-        total = sum(self.regularizer(members_first[i]) for i in range(self.num_members))
+        penalties = map_penalty(self.regularizer, members_first)
         if self.member_axis != 0:
-            return total
-        rows = ops.cast(ops.shape(outputs)[1], total.dtype)
-        return total * self.num_members / rows
+            return penalties
+        rows = ops.cast(ops.shape(outputs)[1], penalties.dtype)
+        return penalties * self.num_members / rows
+
+
+def map_penalty(regularizer, members_first):
+    """The penalties `(N,)` of a regulariser for each of N tensors, `(N, ...)`."""
+    return ops.vectorized_map(lambda x: ops.sum(regularizer(x)), members_first)

@@ -1,0 +1,11 @@
+"""Callbacks for `MultiModel.fit` that act on each member alone. Keras's own act on the means over the members."""
+
+from keras_multiweight.training.callbacks import (
+    MemberCallback,
+    MemberCheckpoint,
+    MemberCSVLogger,
+    MemberEarlyStopping,
+    MemberReduceLROnPlateau,
+)
+
+__all__ = ["MemberCSVLogger", "MemberCallback", "MemberCheckpoint", "MemberEarlyStopping", "MemberReduceLROnPlateau"]

@@ -1,0 +1,58 @@
+"""Gradient clipping of each member alone. N members."""
+
+import numpy as np
+from keras import ops
+
+from keras_multiweight.training.gradients import per_member
+
+
+class Clipping:
+    """Clips each member's gradients as its own optimizer would: `clipnorm`, `global_clipnorm` or `clipvalue`.
+
+    Args:
+        optimizers: The Keras optimizer of each member.
+    """
+
+    def __init__(self, optimizers):
+        steps = {"clipnorm": _by_norm, "global_clipnorm": _by_global_norm, "clipvalue": _by_value}
+        self._steps = []
+        for name, step in steps.items():
+            limits = [getattr(optimizer, name) or 0.0 for optimizer in optimizers]
+            if any(limit > 0 for limit in limits):
+                self._steps.append((step, np.array(limits, "float32")))
+
+    def __call__(self, gradients):
+        """The clipped gradients: dict of numbers of weights to `MemberGradient`."""
+        for step, limits in self._steps:
+            clipped = step(gradients, ops.convert_to_tensor(np.where(limits > 0, limits, 1.0).astype("float32")))
+            gradients = {i: _where(limits > 0, clipped[i], gradients[i]) for i in gradients}
+        return gradients
+
+
+def _by_norm(gradients, limits):
+    return {i: gradient.map(lambda v, g=gradient: _limited(v, g.squares(), limits)) for i, gradient in gradients.items()}
+
+
+def _limited(values, squares, limits):
+    norms = ops.where(squares > 0, ops.sqrt(ops.where(squares > 0, squares, 1.0)), squares)
+    limits = ops.cast(limits, values.dtype)
+    return values * per_member(limits, values) / per_member(ops.maximum(norms, limits), values)
+
+
+def _by_global_norm(gradients, limits):
+    norms = ops.sqrt(sum(gradient.squares() for gradient in gradients.values()))
+    scale = limits * ops.minimum(1.0 / norms, 1.0 / limits) + (norms - norms)  # NaN where a norm is not finite
+    scaled = {i: gradient.dense() for i, gradient in gradients.items()}  # Keras's product with a sparse one is dense
+    return {i: g.map(lambda v: v * per_member(ops.cast(scale, v.dtype), v)) for i, g in scaled.items()}
+
+
+def _by_value(gradients, limits):
+    return {i: g.map(lambda v: ops.clip(v, -per_member(limits, v), per_member(limits, v))) for i, g in gradients.items()}
+
+
+def _where(clips, clipped, gradient):
+    """Of each member the clipped gradient, if it clips."""
+    if clips.all():
+        return clipped
+    gradient = gradient if clipped.ids is not None else gradient.dense()
+    return gradient.map(lambda v: ops.where(per_member(ops.convert_to_tensor(clips), v), clipped.values, v))

@@ -1,0 +1,49 @@
+"""What each member's losses and metrics were, epoch by epoch. N members."""
+
+import warnings
+
+import keras
+import numpy as np
+
+
+class MemberHistory(keras.callbacks.Callback):
+    """Writes `multi.member_history`; the first callback of every `fit` of a `MultiModel`.
+
+    At the end of an epoch, before other callbacks, `multi.member_logs` holds the epoch's numbers, (N,) for each name.
+    """
+
+    def on_train_begin(self, logs=None):
+        self.model.member_history = {}
+        self.known = self.model.optimizer.quarantined > 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.member_logs = {}
+
+    def on_test_begin(self, logs=None):
+        self._read_training()  # whose numbers validation clears
+
+    def on_test_end(self, logs=None):
+        found = self.model.member_metrics()
+        self.model.member_logs.update({f"val_{name}": values for name, values in found.items()})
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._read_training()
+        for name, values in self.model.member_logs.items():
+            past = self.model.member_history.setdefault(name, np.zeros((0, *values.shape), values.dtype))
+            self.model.member_history[name] = np.concatenate([past, values[None]])
+        self._warn_of_sick(epoch)
+
+    def _read_training(self):
+        if "loss" not in self.model.member_logs:
+            self.model.member_logs = {**self.model.member_metrics(), **self.model.member_logs}
+
+    def _warn_of_sick(self, epoch):
+        """Say once which members are no longer trained."""
+        steps = self.model.optimizer.quarantined
+        for i in np.flatnonzero((steps > 0) & ~self.known):
+            warnings.warn(
+                f"Member {i} is no longer trained: its gradient was NaN or inf at step {steps[i]} (epoch {epoch + 1}). "
+                "The other members train on.",
+                stacklevel=2,
+            )
+        self.known = steps > 0

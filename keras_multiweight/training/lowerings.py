@@ -1,0 +1,188 @@
+"""The one place of training for code of a single backend."""
+
+import contextlib
+
+import keras
+from keras import ops, tree
+
+# ---- sparse gradients of TensorFlow ----
+
+
+def is_sparse(gradient):
+    """Whether a gradient is TensorFlow's rows with numbers, `IndexedSlices`."""
+    return type(gradient).__name__ == "IndexedSlices"
+
+
+def sparse_parts(gradient, rows, num_members):
+    """Rows `(N, K, ...)` and their numbers `(N, K)` in each member's own table, from those of the table of all.
+
+    The rows of one member keep their order. Every member has as many, because all read with one set of calls.
+    """
+    members = ops.floor_divide(gradient.indices, rows)
+    order = ops.argsort(members, axis=0)  # stable
+    ids = ops.reshape(ops.take(gradient.indices, order, axis=0), (num_members, -1))
+    values = ops.take(gradient.values, order, axis=0)
+    values = ops.reshape(values, (num_members, -1, *gradient.values.shape[1:]))
+    return values, ids - ops.expand_dims(ops.arange(num_members, dtype=ids.dtype), 1) * rows
+
+
+def sparse(values, ids, shape):
+    """One member's sparse gradient."""
+    import tensorflow as tf
+
+    return tf.IndexedSlices(values, ids, tf.constant(tuple(shape)))
+
+
+def sparse_stack(values, ids, shape):
+    """The sparse gradient of the table of all members, from rows `(N, K, ...)` with numbers in each member's own."""
+    num_members = values.shape[0]
+    offsets = ops.expand_dims(ops.arange(num_members, dtype=ids.dtype), 1) * (shape[0] // num_members)
+    return sparse(ops.reshape(values, (-1, *values.shape[2:])), ops.reshape(ids + offsets, (-1,)), shape)
+
+
+def dense_parts(values, ids, shape):
+    """(N, K, ...) rows -> (N, *shape), equal rows added up."""
+    import tensorflow as tf
+
+    num_members = values.shape[0]
+    stack = sparse_stack(values, ids, (num_members * shape[0], *shape[1:]))
+    return ops.reshape(tf.convert_to_tensor(stack), (num_members, *shape))
+
+
+# ---- optimizers without side effects ----
+
+
+def keras_class(optimizer):
+    """The optimizer class that a user named: on torch Keras makes objects of hidden subclasses of it."""
+    return next(cls for cls in type(optimizer).__mro__ if not _is_backends(cls))
+
+
+def stateless_class(cls):
+    """An optimizer class that updates Keras variables by `assign` only, which a `keras.StatelessScope` catches.
+
+    TensorFlow's and torch's own steps change arrays in place; here Keras's generic ones stand in for them. JAX's are
+    without side effects as they are.
+    """
+    if keras.backend.backend() == "jax":
+        return cls
+    generic = next(base for base in reversed(cls.__mro__) if "update_step" in vars(base))
+    own = {name for base in cls.__mro__ if _is_backends(base) and issubclass(base, generic) for name in vars(base)}
+    changed = {name: getattr(generic, name) for name in own if not name.startswith("__") and hasattr(generic, name)}
+    return type(cls.__name__, (cls,), {name: value for name, value in changed.items() if callable(value)})
+
+
+def _is_backends(cls):
+    return cls.__module__.startswith("keras.src.backend.")
+
+
+def outside_of_graphs():
+    """A scope in which variables are made at once, also while TensorFlow traces a graph."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
+def is_eager():
+    """Whether Python sees the numbers of a training step: torch runs it as it reads it."""
+    return keras.backend.backend() == "torch"
+
+
+# ---- many steps in one program ----
+
+
+def step_program(model, kind, xla):
+    """A function that runs `model.train_step` or `model.test_step` on many minibatches without leaving the device.
+
+    Args:
+        model: A compiled `MemberTrainer`.
+        kind: "train" or "test".
+        xla: bool, for TensorFlow: compile with XLA.
+
+    Returns:
+        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` numbers of
+        rows, of which the first `count` minibatches are run. Only JAX has a state outside of the model.
+    """
+    return {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}[keras.backend.backend()](
+        model, kind, xla
+    )
+
+
+def _tensorflow_program(model, kind, xla):
+    """One step is traced by itself, outside of XLA's context: TensorFlow compiles gradients through a
+    `tf.vectorized_map` that was traced inside of it anew at every call.
+    """
+    import tensorflow as tf
+
+    step = model.train_step if kind == "train" else model.test_step
+    steps = {}
+
+    def traced_step(arrays, rows):
+        size = rows.shape[1]
+        if size not in steps:
+
+            def take(arrays, numbers):
+                step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
+
+            specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
+            traced = tf.function(take, autograph=False)
+            steps[size] = traced.get_concrete_function(specs, tf.TensorSpec((size,), rows.dtype))
+        return steps[size]
+
+    @tf.function(jit_compile=xla, autograph=False)
+    def run(arrays, rows, count):
+        one = steps[rows.shape[1]]
+
+        def body(at):
+            one(arrays, rows[at])
+            return at + 1
+
+        tf.while_loop(lambda at: at < count, body, [0])
+        return model.get_metrics_result()
+
+    def program(state, arrays, rows, count):
+        traced_step(arrays, rows)
+        return run(arrays, tf.constant(rows), tf.constant(count)), state
+
+    return program
+
+
+def _jax_program(model, kind, xla):
+    import jax
+
+    step = model.train_step if kind == "train" else model.test_step
+
+    @jax.jit
+    def run(state, arrays, rows, count):
+        def body(at, state):
+            data = jax.tree.map(lambda a: a[rows[at]], arrays)
+            _, new = step(state, data)
+            return jax.tree.map(lambda value, old: value.astype(old.dtype), new, state)
+
+        state = jax.lax.fori_loop(0, count, body, state)
+        with keras.StatelessScope(list(zip(model.metrics_variables, state[-1]))):
+            return model.get_metrics_result(), state
+
+    return run
+
+
+def _torch_program(model, kind, xla):
+    import torch
+
+    step = model.train_step if kind == "train" else model.test_step
+
+    def run(state, arrays, rows, count):
+        rows = torch.as_tensor(rows)
+        with torch.set_grad_enabled(kind == "train"):
+            for at in range(count):
+                step(tree.map_structure(lambda a, at=at: None if a is None else a[rows[at]], arrays))
+            return model.get_metrics_result(), state
+
+    return run
+
+
+def next_rows(source):
+    """The numbers of rows that Keras's data pipeline gives next, from what it hands to a training function."""
+    rows = source[0] if isinstance(source, list) else next(source)
+    return ops.convert_to_numpy(rows[0] if isinstance(rows, tuple) else rows)

@@ -1,0 +1,292 @@
+"""MemberOptimizer: every member is updated as its own Keras optimizer would update it alone. N members.
+
+Keras's optimizers couple members that lie in one variable wherever they take a norm or a mean of it: clipping by norm,
+Lamb, Adafactor, Muon, loss scaling. What is common to all classes is done here for each member; the update of a class is
+done by `StackedUpdate` where the class is known to be elementwise, and by `MappedUpdate` everywhere else.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_multiweight.training.clipping import Clipping
+from keras_multiweight.training.gradients import MemberGradient, per_member
+from keras_multiweight.training.lowerings import keras_class, outside_of_graphs
+from keras_multiweight.training.updates import BARE, ELEMENTWISE, MappedUpdate, StackedUpdate
+from keras_multiweight.training.weights import choose
+
+COMMON = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps", "loss_scale_factor")
+MAY_DIFFER = ("name", "learning_rate", "weight_decay", *BARE)
+
+
+class _Hidden:
+    """What Keras must not track, or save a second time."""
+
+
+class MemberOptimizer(keras.optimizers.Optimizer):
+    """Updates each member as its own optimizer would. Made by `MultiModel.compile`.
+
+    Args:
+        optimizers: One Keras optimizer for all members, or a list of one a member.
+        weights: The `StackedWeights` to train.
+
+    Attributes:
+        member_learning_rates: (N,).
+        quarantined: (N,): the step at which a member's gradient was first NaN or inf, from 1, or 0 while it never was.
+    """
+
+    def __init__(self, optimizers, weights):
+        super().__init__(learning_rate=0.0, name="member_optimizer")
+        self._hidden = hidden = _Hidden()
+        hidden.weights = weights
+        hidden.one = not isinstance(optimizers, (list, tuple))
+        optimizers = _checked(optimizers, weights.num_members)
+        hidden.scaling = optimizers[0] if isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer) else None
+        hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
+        hidden.config = hidden.optimizers[0].get_config()
+        hidden.schedules = [_schedule(o) for o in hidden.optimizers]
+        hidden.clipping = Clipping(hidden.optimizers)
+        hidden.updates = []
+        hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
+        self._add_member_variables()
+
+    # ---- variables ----
+
+    def _add_member_variables(self):
+        hidden, shape = self._hidden, (self._hidden.weights.num_members,)
+        pairs = zip(hidden.optimizers, hidden.schedules)
+        rates = [1.0 if schedule else float(ops.convert_to_numpy(o.learning_rate)) for o, schedule in pairs]
+        self.rates = self.add_variable(shape, _constant(rates), name="learning_rates")
+        self.active = self.add_variable(shape, "ones", dtype="int32", name="active")
+        self.sick = self.add_variable(shape, "zeros", dtype="int32", name="quarantined")
+        if hidden.scaling:
+            start = _constant([hidden.scaling.initial_scale] * shape[0])
+            self.scale = self.add_variable(shape, start, name="dynamic_scale")
+            self.counter = self.add_variable(shape, "zeros", dtype="int32", name="step_counter")
+            self.counted = self.add_variable(shape, "zeros", dtype="int32", name="counted_steps")
+        self.averages, self.accumulators = [], []
+
+    def build(self, variables):
+        if self.built:
+            return
+        hidden = self._hidden
+        with outside_of_graphs():
+            super().build(variables)
+            hidden.order = [hidden.weights.index(v) for v in variables]
+            self.averages = self._stacks("average") if hidden.config["use_ema"] else []
+            self.accumulators = self._stacks("accumulator") if hidden.config["gradient_accumulation_steps"] else []
+            hidden.updates = self._make_updates()
+
+    def _stacks(self, name):
+        weights = self._hidden.weights
+        shapes = [(weights.num_members, *t.shape) for t in weights.templates]
+        return [self.add_variable(s, dtype=t.dtype, name=name) for s, t in zip(shapes, weights.templates)]
+
+    def _make_updates(self):
+        """One update for all members, or one for each class among their optimizers."""
+        weights, optimizers = self._hidden.weights, self._hidden.optimizers
+        if self._hidden.stacked:
+            return [StackedUpdate(optimizers[0], weights)]
+        groups = {}
+        for i, optimizer in enumerate(optimizers):
+            groups.setdefault(_kind(optimizer), []).append(i)
+        return [MappedUpdate([optimizers[i] for i in members], members, weights) for members in groups.values()]
+
+    @property
+    def variables(self):
+        return [*super().variables, *(v for update in self._hidden.updates for v in update.variables)]
+
+    # ---- learning rates ----
+
+    @property
+    def learning_rate(self):
+        """The mean of the members' learning rates. Setting it sets those of all members."""
+        return ops.mean(self.member_learning_rates)
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        every = (len(self._hidden.optimizers),)
+        self.member_learning_rates = np.broadcast_to(ops.convert_to_numpy(value), every)
+
+    @property
+    def member_learning_rates(self):
+        """(N,). Schedules are read at the current step."""
+        schedules = self._hidden.schedules
+        if not any(schedules):
+            return ops.convert_to_tensor(self.rates)
+        if self._hidden.scaling:  # a skipped step is not counted
+            rates = [s(self.counted[i]) if s else self.rates[i] for i, s in enumerate(schedules)]
+        else:
+            known = {id(s): s(self.iterations) for s in schedules if s}
+            rates = [known[id(s)] if s else self.rates[i] for i, s in enumerate(schedules)]
+        return ops.stack([ops.cast(rate, "float32") for rate in rates])
+
+    @member_learning_rates.setter
+    def member_learning_rates(self, values):
+        if any(self._hidden.schedules):
+            raise TypeError("A learning rate that follows a schedule cannot be set. Compile with a float learning rate.")
+        values = np.asarray(ops.convert_to_numpy(values), "float32")
+        if self._hidden.stacked and len(set(values.tolist())) > 1:
+            raise ValueError(
+                "One optimizer for all members has one learning rate. For learning rates that differ give "
+                f"compile() one optimizer a member: optimizer=[Adam() for _ in range({len(values)})]. Received: {values}."
+            )
+        self.rates.assign(values)
+
+    # ---- one step ----
+
+    def scale_loss(self, losses):
+        """The sum over members of their losses, (N,) -> (), which is the number to differentiate."""
+        if self._hidden.scaling:
+            losses = losses * ops.cast(self.scale, losses.dtype)
+        return ops.sum(super().scale_loss(losses)) * (self._hidden.config["loss_scale_factor"] or 1)
+
+    def apply(self, grads, trainable_variables=None):
+        hidden, weights = self._hidden, self._hidden.weights
+        order = [weights.index(v) for v in trainable_variables] if trainable_variables else hidden.order
+        gradients = {
+            i: MemberGradient(g, weights.templates[i].shape, weights.num_members)
+            for i, g in sorted(zip(order, grads), key=lambda pair: pair[0])
+            if g is not None
+        }
+        alive = ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
+        finite = _all_finite(gradients)
+        gradients, due = self._accumulated(self._unscaled(gradients))
+        gradients = hidden.clipping(gradients)
+        rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
+        for update in hidden.updates:
+            update.apply(gradients, rates, keep)
+        self._average(ops.logical_and(alive, finite))
+        self._constrain(gradients, ops.logical_and(alive, finite))
+        self._note(alive, finite)
+        self.iterations.assign_add(1)
+
+    def _unscaled(self, gradients):
+        factor = self._hidden.config["loss_scale_factor"]
+        if self._hidden.scaling:
+            return {i: g.map(lambda v: v / per_member(ops.cast(self.scale, v.dtype), v)) for i, g in gradients.items()}
+        return {i: g.map(lambda v: v / factor) for i, g in gradients.items()} if factor else gradients
+
+    def _accumulated(self, gradients):
+        """The mean gradients of the last steps, and whether this step uses them."""
+        steps = self._hidden.config["gradient_accumulation_steps"]
+        if not steps:
+            return gradients, True
+        due = ops.equal((self.iterations + 1) % steps, 0)
+        means = {}
+        for i, gradient in gradients.items():
+            total = gradient.dense().map(lambda v, i=i: v + self.accumulators[i])
+            means[i] = total.map(lambda v: v / steps)
+            self.accumulators[i].assign(ops.where(due, ops.zeros_like(total.values), total.values))
+        return means, due
+
+    def _average(self, moved):
+        """Moving averages of the weights, and the weights overwritten by them."""
+        config, weights = self._hidden.config, self._hidden.weights
+        iterations = self.iterations // (config["gradient_accumulation_steps"] or 1)
+        for i, average in enumerate(self.averages):
+            values = weights.values(i)
+            momentum = ops.cast(ops.not_equal(iterations, 0), values.dtype) * config["ema_momentum"]
+            average.assign(choose(moved, momentum * average + (1 - momentum) * values, ops.convert_to_tensor(average)))
+            if config["ema_overwrite_frequency"]:
+                now = ops.equal((iterations + 1) % config["ema_overwrite_frequency"], 0)
+                weights.assign(i, choose(ops.logical_and(moved, now), ops.convert_to_tensor(average), values))
+
+    def _constrain(self, gradients, moved):
+        weights = self._hidden.weights
+        for i in gradients:
+            if weights.stacked[i].constraint is not None:
+                values = weights.values(i)
+                allowed = ops.reshape(weights.stacked[i].constraint(weights.stacked[i]), values.shape)
+                weights.assign(i, choose(moved, allowed, values))
+
+    def _note(self, alive, finite):
+        """Quarantine a member that is sick; or, where losses are scaled, choose the next scale."""
+        if not self._hidden.scaling:
+            found = ops.logical_and(alive, ops.logical_not(finite))
+            self.sick.assign(ops.where(found, ops.cast(self.iterations + 1, "int32"), ops.convert_to_tensor(self.sick)))
+            return
+        grown = ops.equal(self.counter, self._hidden.scaling.dynamic_growth_steps - 1)
+        factor = ops.where(finite, ops.where(grown, 2.0, 1.0), 0.5)
+        self.scale.assign(self.scale * ops.cast(factor, self.scale.dtype))
+        self.counter.assign(ops.where(ops.logical_and(finite, ops.logical_not(grown)), self.counter + 1, 0))
+        self.counted.assign(self.counted + ops.cast(finite, "int32"))
+
+    def finalize_variable_values(self, var_list):
+        """Where averages are kept, they become the weights."""
+        for i, average in enumerate(self.averages):
+            self._hidden.weights.assign(i, average)
+
+    # ---- members ----
+
+    @property
+    def quarantined(self):
+        return ops.convert_to_numpy(self.sick)
+
+    def member_state(self, i):
+        """The variables of member `i`'s optimizer, in Keras's order: steps, averages, accumulators, its own."""
+        update = next(u for u in self._hidden.updates if i in u.members)
+        steps, *own = update.state(i)
+        if self.accumulators:
+            steps = ops.convert_to_numpy(self.iterations)
+        common = [ops.convert_to_numpy(v)[i] for v in (*self.averages, *self.accumulators)]
+        return [steps, *common, *own]
+
+    def get_config(self):
+        raise NotImplementedError("A MemberOptimizer is made by MultiModel.compile; its config is the model's.")
+
+
+def _checked(optimizers, num_members):
+    """One optimizer a member, whose settings allow one graph."""
+    if not isinstance(optimizers, (list, tuple)):
+        optimizers = [keras.optimizers.get(optimizers)] * num_members
+        _refuse(optimizers)
+        return optimizers
+    found = [keras.optimizers.get(o) for o in optimizers]
+    _refuse(found)
+    if len(found) != num_members:
+        raise ValueError(f"A list of optimizers must have one a member, {num_members}. Received: {len(found)}.")
+    if len({id(o) for o in found}) < len(found):
+        raise ValueError("A list of optimizers must have one of its own for each member. Received: the same object twice.")
+    for key in COMMON:
+        values = [getattr(o, "inner_optimizer", o).get_config().get(key) for o in found]
+        if any(value != values[0] for value in values):
+            raise ValueError(f"The optimizers of all members must have equal {key}. Received: {values}.")
+    if len({isinstance(o, keras.optimizers.LossScaleOptimizer) for o in found}) > 1:
+        raise ValueError("The optimizers of all members must be LossScaleOptimizers, or none. Received: both.")
+    return found
+
+
+def _refuse(optimizers):
+    """Keras's ScheduleFreeAdamW keeps a reference where it needs a copy: where arrays change in place it computes something
+    else than on JAX, which cannot be repeated for many members.
+    """
+    is_schedule_free = any(isinstance(o, keras.optimizers.ScheduleFreeAdamW) for o in optimizers)
+    if is_schedule_free and keras.backend.backend() != "jax":
+        raise ValueError(
+            "ScheduleFreeAdamW trains members as they train alone on JAX only, because Keras's own computes differently on "
+            f"backends that change arrays in place. Received: backend '{keras.backend.backend()}'."
+        )
+
+
+def _kind(optimizer):
+    """What optimizers that are updated as one must have in common."""
+    config = {key: value for key, value in optimizer.get_config().items() if key not in MAY_DIFFER}
+    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None
+
+
+def _schedule(optimizer):
+    """The function of the step that an optimizer's learning rate is, or None."""
+    rate = optimizer._learning_rate  # the property of this name gives its present value
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return rate
+    return (lambda step: rate()) if callable(rate) else None
+
+
+def _constant(values):
+    return lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype)
+
+
+def _all_finite(gradients):
+    found = [gradient.finite() for gradient in gradients.values()]
+    return ops.all(ops.stack(found), axis=0)

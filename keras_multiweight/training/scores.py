@@ -1,0 +1,169 @@
+"""Each member's loss and metrics, as Keras computes them for one member. N members, B rows.
+
+A *scorer* is a Keras model that has the outputs of one member and no weights. It is compiled with the losses and metrics
+of `compile`, so that Keras itself says what one member's loss is: names, several outputs, loss weights, masks, custom
+functions. It is called once with each member's outputs, and the state of its metrics is kept once a member.
+"""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_multiweight.layers.mapping import StatelessCall, map_stateless
+
+
+def scorer(outputs, names, **compile_args):
+    """A compiled model whose outputs are those of one member, from the packed outputs `(B, N, ...)`."""
+    inputs = [keras.Input((*x.shape[2:],), dtype=x.dtype) for x in tree.flatten(outputs)]
+    ends = [keras.layers.Identity(name=name, dtype=x.dtype)(x) for x, name in zip(inputs, names)]
+    model = keras.Model(inputs, tree.pack_sequence_as(outputs, ends), name="scorer")
+    model.compile(optimizer=None, jit_compile=False, **compile_args)
+    return model
+
+
+class _Hidden:
+    """What Keras must not track."""
+
+    def __init__(self, scorer):
+        self.scorer = scorer
+
+
+class MemberScores(keras.metrics.Metric):
+    """The state of a scorer's metrics, once for each member."""
+
+    def __init__(self, scorer, num_members, name):
+        super().__init__(name=name)
+        self._hidden = _Hidden(scorer)
+        self.num_members = num_members
+        self.rows = num_members  # of the state
+        self.stacks = None
+        self.lowering = "vectorized"
+
+    def member_results(self):
+        """The results as a dict of tensors with the members first."""
+        if not self.stacks:
+            return {}
+        results = self._map(lambda _: self._hidden.scorer.get_metrics_result(), [])
+        results.pop("loss", None)  # which the scorer does not track
+        return results
+
+    def result(self):
+        return {name: finite_mean(values) for name, values in self.member_results().items()}
+
+    def reset_state(self):
+        for stack in self.stacks or []:
+            stack.assign(self._start(stack.origin))
+
+    def _map(self, function, tensors):
+        """Call a function once with each member's part of `tensors` and of the state."""
+        call = StatelessCall(function, self._hidden.scorer.metrics_variables)
+        values = [ops.convert_to_tensor(stack) for stack in self.stacks]
+        try:
+            outputs, updates, _ = map_stateless(call, tensors, values, self.rows, self.lowering)
+        except Exception:
+            if self.lowering == "unrolled":
+                raise
+            outputs, updates, _ = map_stateless(call, tensors, values, self.rows, "unrolled")
+            self.lowering = "unrolled"
+            warnings.warn(f"{self.name}: mapping over the members failed, they are computed one by one.", stacklevel=2)
+        for index, update in zip(call.assigned, updates):
+            self.stacks[index].assign(ops.stop_gradient(update))
+        return outputs
+
+    def prepare(self, batch):
+        """Have the scorer make its variables, as it does at its first call, and stack them."""
+        if self.stacks is None:
+            self.rows = self._rows_for(batch)
+            with keras.StatelessScope():
+                self._score(*batch.part([x[0] for x in batch.tensors]))
+            self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
+
+    def _rows_for(self, batch):
+        return self.num_members
+
+    def _add_stack(self, variable):
+        stack = self.add_variable(
+            (self.rows, *variable.shape), lambda shape, dtype=None: self._start(variable), variable.dtype, name=variable.name
+        )
+        stack.origin = variable
+        return stack
+
+    def _start(self, variable):
+        return ops.stack([variable.value] * self.rows)
+
+
+class MemberLosses(MemberScores):
+    """The loss of each member: the compiled losses, and all that layers add."""
+
+    def __init__(self, scorer, num_members):
+        super().__init__(scorer, num_members, name="member_losses")
+        self.total = self.add_variable((num_members,), "zeros", name="total")
+        self.count = self.add_variable((), "zeros", name="count")
+
+    def compute(self, batch):
+        """The compiled loss of each member on a `MemberBatch`, (N,)."""
+        return self._map(lambda tensors: self._score(*batch.part(tensors)), batch.tensors)
+
+    def _score(self, y, y_pred, sample_weight):
+        if self._hidden.scorer.loss is None:
+            return ops.zeros(())
+        return self._hidden.scorer.compute_loss(y=y, y_pred=y_pred, sample_weight=sample_weight)
+
+    def update_state(self, losses, rows):
+        """Count in the whole loss of each member on a batch, (N,)."""
+        rows = ops.cast(rows, self.count.dtype)
+        self.total.assign(self.total + ops.cast(ops.stop_gradient(losses), self.total.dtype) * rows)
+        self.count.assign(self.count + rows)
+
+    def member_results(self):
+        return {"loss": ops.divide_no_nan(self.total, self.count), **super().member_results()}
+
+    def reset_state(self):
+        self.total.assign(ops.zeros(self.total.shape))
+        self.count.assign(ops.zeros(()))
+        super().reset_state()
+
+
+class MemberMetrics(MemberScores):
+    """The metrics of each member, and those of the mean of the members' outputs, as `ensemble_...`."""
+
+    def __init__(self, scorer, num_members):
+        super().__init__(scorer, num_members, name="member_metrics")
+
+    def update_state(self, batch):
+        """Count in a `MemberBatch`."""
+        rows = self._rows_for(batch)
+        if rows != self.rows:
+            raise ValueError(
+                "Targets must have a member axis in all calls after one compile(), or in none, because the metrics of the "
+                "mean need targets that serve all members. Received: both. Call compile() again in between."
+            )
+        tensors = batch.with_mean() if rows > self.num_members else batch.tensors
+        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
+
+    def _rows_for(self, batch):
+        return self.num_members + batch.has_mean
+
+    def _score(self, y, y_pred, sample_weight):
+        self._hidden.scorer.compute_metrics(None, y, y_pred, sample_weight)
+        return []
+
+    def member_results(self):
+        return {name: values[: self.num_members] for name, values in super().member_results().items()}
+
+    def result(self):
+        every = super().member_results()
+        means = {name: finite_mean(values[: self.num_members]) for name, values in every.items()}
+        if self.rows == self.num_members:
+            return means
+        return {**means, **{f"ensemble_{name}": values[-1] for name, values in every.items()}}
+
+
+def finite_mean(values):
+    """The mean over members of `(N, ...)` results, without those that are NaN or inf, unless all are."""
+    finite = ops.cast(ops.isfinite(values), values.dtype)
+    total = ops.sum(ops.where(ops.isfinite(values), values, ops.zeros_like(values)), axis=0)
+    count = ops.sum(finite, axis=0)
+    return ops.where(count > 0, total / ops.maximum(count, ops.ones_like(count)), np.nan)

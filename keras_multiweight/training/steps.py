@@ -1,0 +1,140 @@
+"""Many minibatches in one compiled program, inside Keras's own `fit`. B rows a minibatch, K minibatches a program.
+
+`fit` is given the numbers of the rows in the place of the data, in blocks of `K * B`: Keras shuffles and cuts them as it
+would the data. A block is one call of a program that takes the rows from the data, held on the device, B at a time.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_multiweight.training import lowerings
+
+WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
+MOST_STEPS = 1000
+
+
+class Feed:
+    """Data on the device, and the training or test function that Keras calls on the numbers of its rows.
+
+    Args:
+        model: The compiled model.
+        kind: "train" or "test".
+        data: Tuple `(x, y, sample_weight)` of structures of arrays.
+        batch_size: int, B.
+        steps: int, K.
+    """
+
+    def __init__(self, model, kind, data, batch_size, steps):
+        self.num_rows = len(tree.flatten(data)[0])
+        self.batch_size = batch_size
+        self.num_batches = math.ceil(self.num_rows / batch_size)
+        self.steps = min(steps, self.num_batches)
+        self.rows = np.arange(self.num_rows, dtype="int32")
+        self.block = self.steps * batch_size
+        self._arrays = tree.map_structure(_on_device, _without_trailing_none(data))
+        self._run = model.step_program(kind)
+
+    def __call__(self, *args):
+        """`(source)`, or on JAX `(state, source)`, as Keras calls its training functions; returns as they do."""
+        *state, source = args
+        state = state[0] if state else None
+        rows = lowerings.next_rows(source)
+        full = len(rows) // self.batch_size
+        if full:
+            block = np.zeros((self.steps, self.batch_size), rows.dtype)  # of one shape, so that it is compiled once
+            block.reshape(-1)[: full * self.batch_size] = rows[: full * self.batch_size]
+            logs, state = self._run(state, self._arrays, block, full)
+        if len(rows) % self.batch_size:
+            logs, state = self._run(state, self._arrays, rows[None, full * self.batch_size :], 1)
+        return (logs, state) if len(args) > 1 else logs
+
+
+class StepCallbacks(keras.callbacks.CallbackList):
+    """Callbacks that see the numbers of minibatches where Keras counts blocks of them, as `steps_per_execution` does."""
+
+    def __init__(self, callbacks, train, test=None, **kwargs):
+        super().__init__(callbacks, **kwargs)
+        self._train, self._test = train, test
+
+    def on_train_batch_begin(self, batch, logs=None):
+        super().on_train_batch_begin(_first(self._train, batch), logs)
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(_last(self._train, batch), logs)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        super().on_test_batch_begin(_first(self._test, batch), logs)
+
+    def on_test_batch_end(self, batch, logs=None):
+        super().on_test_batch_end(_last(self._test, batch), logs)
+
+
+def _first(feed, block):
+    return block * feed.steps if feed else block
+
+
+def _last(feed, block):
+    return min((block + 1) * feed.steps, feed.num_batches) - 1 if feed else block
+
+
+def automatic_steps(model, batch_size, callbacks):
+    """K such that a program does enough work to hide the cost of calling it; 1 where a callback must see every batch."""
+    if any(_sees_batches(callback) for callback in tree.flatten(callbacks or [])):
+        return 1
+    work = 6 * batch_size * sum(math.prod(v.shape) for v in model.trainable_variables)
+    return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
+
+
+def _sees_batches(callback):
+    if "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None)):
+        return False
+    hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    base = keras.callbacks.Callback
+    return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
+
+
+def are_arrays(data):
+    """Whether all leaves of a structure are arrays or tensors that rows can be taken from."""
+    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
+    return bool(leaves) and all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves)
+
+
+def first_batch(x, y, sample_weight):
+    """The first batch of anything that `fit` takes, as `(x, y, sample_weight)`, and `x` still whole."""
+    if are_arrays(x):
+        return (x, y, sample_weight), x
+    if isinstance(x, keras.utils.PyDataset):
+        first = x[0]
+    else:
+        source = iter(x)
+        first = next(source)
+        x = _resumed(first, source) if source is x else x
+    return keras.utils.unpack_x_y_sample_weight(first), x
+
+
+def _resumed(first, source):
+    yield first
+    yield from source
+
+
+def split(data, fraction):
+    """Training and validation parts: the last rows are for validation, as Keras has it."""
+    at = math.floor(len(tree.flatten(data)[0]) * (1.0 - fraction))
+    parts = (slice(None, at), slice(at, None))
+    return [tree.map_structure(lambda a, part=part: None if a is None else a[part], data) for part in parts]
+
+
+def _on_device(array):
+    if array is None:
+        return None
+    is_float = "float" in keras.backend.standardize_dtype(array.dtype)
+    return ops.convert_to_tensor(array, dtype=keras.config.floatx() if is_float else None)
+
+
+def _without_trailing_none(data):
+    """`(x, y, None)` -> `(x, y)`"""
+    *rest, last = data
+    return tuple(data) if last is not None else _without_trailing_none(rest) if len(rest) > 1 else tuple(rest)

@@ -1,0 +1,363 @@
+"""Keras's training methods for a model of N members. N members, B rows."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_multiweight.training import lowerings
+from keras_multiweight.training.batches import MemberBatch
+from keras_multiweight.training.history import MemberHistory
+from keras_multiweight.training.optimizers import MemberOptimizer
+from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
+from keras_multiweight.training.steps import Feed, StepCallbacks, are_arrays, automatic_steps, first_batch, split
+from keras_multiweight.training.weights import StackedWeights
+
+
+class _Hidden:
+    """What Keras must not track: it is made anew at each `compile`."""
+
+    def __init__(self, given):
+        self.given = given  # the arguments of `compile`
+        self.losses = None
+        self.metrics = None
+        self.programs = {}  # of many steps, by kind
+        self.stock = {}  # Keras's own functions, by kind
+
+
+class MemberTrainer(keras.Model):
+    """A model with outputs `(B, N, ...)` whose members train as each would alone.
+
+    Attributes:
+        member_history: Dict of names to arrays `(epochs, N)`: every loss and metric of each member in the last `fit`.
+        member_logs: The same of the present epoch, (N,); for callbacks.
+    """
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+        *,
+        member_targets=None,
+        member_weights=None,
+    ):
+        """Say how the members train: as `keras.Model.compile`, with each member on its own.
+
+        A member's gradient is that of its own loss; the loss and metrics shown are means over the members, and
+        `ensemble_...` are the metrics of the mean of the members' outputs. A member whose gradient is NaN or inf is no
+        longer trained, nor part of the means; the others go on.
+
+        Args:
+            optimizer: An optimizer for all members, each of which is updated as if alone; or a list of one a member, which
+                may differ in class, learning rate, schedule, weight decay and clipping.
+            loss, loss_weights, metrics, weighted_metrics: For one member, as for `keras.Model.compile`.
+            run_eagerly, jit_compile, auto_scale_loss: As for `keras.Model.compile`.
+            steps_per_execution: int or "auto": how many minibatches of arrays are run in one compiled program, on every
+                backend; "auto" chooses as many as hide the cost of a call, and one where a callback must see every batch.
+            member_targets: Whether axis 1 of the targets holds the members: bool, or a structure of bools as the targets.
+                Left out, targets with as many axes as the packed outputs, `(B, N, ...)`, are per member, and targets with
+                fewer serve all.
+            member_weights: The same for sample weights. Left out, `(B,)` serve all and `(B, N)` are per member, or
+                `(B, N, T)` for outputs of T steps.
+
+        Raises:
+            ValueError: A list of optimizers that cannot be updated in one graph, by name.
+
+        Example:
+
+        ```python
+        multi = kmw.replicate(build, 20)
+        multi.compile([keras.optimizers.Adam(10.0**-k) for k in range(20)], "mse", metrics=["mae"])
+        multi.fit(x, y, epochs=10)
+        multi.member_history["mae"]  # (10, 20)
+        ```
+        """
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        self.check_trainable()
+        scaled = auto_scale_loss and self.dtype_policy.name == "mixed_float16"
+        updates = MemberOptimizer(_scaled(optimizer) if scaled else optimizer, StackedWeights(self))
+        super().compile(
+            optimizer=updates,
+            run_eagerly=run_eagerly,
+            jit_compile=jit_compile,
+            auto_scale_loss=False,
+        )
+        self.loss = loss
+        self._compiled = hidden = _Hidden(given)
+        hidden.losses = MemberLosses(self._scorer(loss=loss, loss_weights=loss_weights), self.num_members)
+        asked = metrics or weighted_metrics
+        scorer = self._scorer(metrics=metrics, weighted_metrics=weighted_metrics)
+        hidden.metrics = MemberMetrics(scorer, self.num_members) if asked else None
+
+    def check_trainable(self):
+        """Raise a ValueError where the members cannot be trained apart."""
+
+    def _scorer(self, **compile_args):
+        return scorer(self.output, self.output_names, **compile_args)
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        return keras.saving.serialize_keras_object(self._compiled.given)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)  # whose state is read next
+
+    # ---- losses and metrics ----
+
+    @property
+    def metrics(self):
+        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
+        return [*super().metrics, *(metric for metric in own if metric is not None)]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of each member, (N,): the compiled losses, regularisers and `add_loss`. The optimizer takes their sum."""
+        tracked = self._compiled.losses
+        losses = ops.zeros((self.num_members,))
+        if self.loss is not None:
+            losses = tracked.compute(self._batch(y, y_pred, sample_weight))
+        for extra in self.losses:
+            losses = losses + _of_each_member(ops.cast(extra, losses.dtype), self.num_members)
+        tracked.update_state(losses, ops.shape(_first(x))[0])
+        return losses
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if self._compiled.metrics is not None:
+            self._compiled.metrics.update_state(self._batch(y, y_pred, sample_weight))
+        return self.get_metrics_result()
+
+    def _batch(self, y, y_pred, sample_weight):
+        said = {key: self._compiled.given[key] for key in ("member_targets", "member_weights")}
+        return MemberBatch(y, y_pred, sample_weight, self.output_names, self.num_members, **said)
+
+    def member_metrics(self):
+        """Every loss and metric of each member since the last reset, (N,) arrays by name; after `evaluate`, its own."""
+        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
+        return {name: ops.convert_to_numpy(v) for s in scores for name, v in s.member_results().items()}
+
+    # ---- fit and evaluate ----
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Train all members: as `keras.Model.fit`. Every member sees the same batches.
+
+        Args:
+            x: The inputs of one member, which all members read.
+            y: Targets for all members, or for each: see `compile`.
+            sample_weight: `(B,)` for all members, or `(B, N)` for each. With `(B, N)` each member can have a sample, a fold
+                or a bootstrap of its own.
+            class_weight: Dict of class to weight. Targets of each member give weights of each member.
+
+        Returns:
+            Keras's `History` of the means over members. `member_history` has the numbers of each member.
+        """
+        if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
+            sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
+        options = {
+            "epochs": epochs,
+            "shuffle": shuffle,
+            "initial_epoch": initial_epoch,
+            "validation_freq": validation_freq,
+            "verbose": verbose,
+        }
+        callbacks = _with_history(callbacks)
+        x = self._prepare(x, y, sample_weight)
+        data = (x, y, sample_weight)
+        steps = self._steps(batch_size or 32, callbacks)
+        if steps > 1 and are_arrays((data, validation_data)) and not steps_per_epoch and not class_weight:
+            if validation_split and validation_data is None:
+                data, validation_data = split(data, validation_split)
+            sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
+            return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+            **options,
+        )
+
+    def _steps(self, batch_size, callbacks):
+        steps = self._compiled.given["steps_per_execution"]
+        return automatic_steps(self, batch_size, callbacks) if steps == "auto" else steps
+
+    def _fit_in_blocks(self, data, validation, sizes, steps, validation_steps, callbacks, options):
+        """Keras's `fit` on the numbers of the rows, with programs that take blocks of them."""
+        train = Feed(self, "train", data, sizes[0], steps)
+        test = Feed(self, "test", validation, sizes[1], steps) if validation is not None else None
+        with self._functions(train_function=train, test_function=test):
+            return super().fit(
+                x=train.rows,
+                batch_size=train.block,
+                callbacks=StepCallbacks(
+                    callbacks,
+                    train,
+                    test,
+                    add_history=True,
+                    add_progbar=options["verbose"] != 0,
+                    verbose=options["verbose"],
+                    epochs=options["epochs"],
+                    steps=train.num_batches,
+                    model=self,
+                ),
+                validation_data=(test.rows,) if test else None,
+                validation_batch_size=test.block if test else None,
+                validation_steps=validation_steps,
+                **options,
+            )
+
+    @contextlib.contextmanager
+    def _functions(self, **functions):
+        """Have Keras call other functions than those it makes."""
+        before = {name: getattr(self, name) for name in functions}
+        for name, function in functions.items():
+            setattr(self, name, function)
+        try:
+            yield
+        finally:
+            for name, function in before.items():
+                setattr(self, name, function)
+
+    def step_program(self, kind):
+        """The program of many steps, compiled once a kind."""
+        programs = self._compiled.programs
+        if kind not in programs:
+            programs[kind] = lowerings.step_program(self, kind, self._compiled.given["jit_compile"] is not False)
+        return programs[kind]
+
+    def _prepare(self, x, y=None, sample_weight=None):
+        """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole."""
+        self.optimizer.build(self.trainable_variables)
+        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
+        if all(s.stacks is not None for s in scores):
+            return x
+        batch, x = first_batch(x, y, sample_weight)
+        specs = tree.map_structure(_spec, batch[0])
+        y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
+        y, sample_weight = tree.map_structure(_two_rows, batch[1:])
+        for score in scores:
+            score.prepare(self._batch(y, y_pred, sample_weight))
+        return x
+
+    def _has_member_axis(self, y):
+        """Whether targets, in an array, have a member axis."""
+        said = self._compiled.given["member_targets"]
+        return len(y.shape) == len(self.outputs[0].shape) if said is None else bool(said)
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`: means over the members. `member_metrics()` then has the numbers of each member."""
+        options = {"verbose": verbose, "steps": steps, "callbacks": callbacks, "return_dict": True, **kwargs}
+        if kwargs:  # within fit
+            return super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
+        x = self._prepare(x, y, sample_weight)
+        data, blocks = (x, y, sample_weight), self._steps(batch_size or 32, callbacks)
+        if blocks > 1 and are_arrays(data) and not steps:
+            feed = Feed(self, "test", data, batch_size or 32, blocks)
+            with self._functions(test_function=feed):
+                return _returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
+        with self._functions(test_function=self._compiled.stock.get("test")):
+            logs = super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
+            self._compiled.stock["test"] = self.test_function
+        return _returned(logs, return_dict)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """As `keras.Model.train_on_batch`: means over the members."""
+        if class_weight is not None and sample_weight is None:
+            sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
+        self._prepare(x, y, sample_weight)
+        logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
+        return _returned(logs, return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """As `keras.Model.test_on_batch`: means over the members."""
+        self._prepare(x, y, sample_weight)
+        return _returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
+
+
+def _scaled(optimizers):
+    """Optimizers with dynamic loss scaling, as Keras gives them to models in half precision."""
+    if isinstance(optimizers, (list, tuple)):
+        return [_scaled(optimizer) for optimizer in optimizers]
+    optimizer = keras.optimizers.get(optimizers)
+    scaling = keras.optimizers.LossScaleOptimizer
+    return optimizer if isinstance(optimizer, scaling) else scaling(optimizer)
+
+
+def _of_each_member(loss, num_members):
+    """(N,) as it is; () is the sum over the members of a loss that all have alike."""
+    return loss if len(loss.shape) == 1 else ops.broadcast_to(ops.sum(loss) / num_members, (num_members,))
+
+
+def _first(x):
+    return next(leaf for leaf in tree.flatten(x) if leaf is not None)
+
+
+def _returned(logs, return_dict):
+    values = list(logs.values())
+    return logs if return_dict else values[0] if len(values) == 1 else values
+
+
+def _with_history(callbacks):
+    """The callbacks with `MemberHistory` first, as a list."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    return [MemberHistory(), *tree.flatten(callbacks or [])]
+
+
+def _class_weights(y, class_weight, has_members):
+    """Sample weights `(B,)` or `(B, N)` from classes, with or without an axis of 1, or one-hot."""
+    y = ops.convert_to_numpy(y)
+    classes = y if y.ndim == 1 + has_members else y[..., 0] if y.shape[-1] == 1 else y.argmax(axis=-1)
+    return np.vectorize(lambda c: class_weight.get(int(c), 1.0), otypes=["float32"])(np.round(classes))
+
+
+def _spec(x):
+    return keras.KerasTensor((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
+
+
+def _two_rows(x):
+    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))

@@ -1,0 +1,261 @@
+"""Members trained in one `fit` end where N separate `fit` calls end."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+import training_cases as cases
+from keras import layers as k
+from keras import ops
+
+import keras_multiweight as kmw
+from keras_multiweight.testing import assert_trains_alike
+
+SPARSE = {"loss": "sparse_categorical_crossentropy"}
+FIT = {"batch_size": 10, "epochs": 3}  # the last batch has 4 rows
+
+
+def packed():
+    """Three MLPs, the same at every call."""
+    return kmw.replicate(cases.mlp, 3, seed=0)
+
+
+def compare(build, **optimizer_or_more):
+    return assert_trains_alike(build, cases.data(build), {**SPARSE, **optimizer_or_more}, FIT)
+
+
+@pytest.mark.parametrize("name", cases.MODELS)
+def test_models_train_alike(name):
+    """Adam and clipping by norm: what a stacked variable would couple, and rows of an embedding that come twice."""
+    compare(cases.MODELS[name], optimizer=keras.optimizers.Adam(0.01, clipnorm=0.05))
+
+
+@pytest.mark.parametrize("name", ["SGD-global_clipnorm", "Adam-gradient_accumulation_steps", "RMSprop-use_ema"])
+def test_optimizers_train_alike(name):
+    compare(cases.mlp, optimizer=cases.OPTIMIZERS[name](), metrics=["accuracy"])
+
+
+@pytest.mark.parametrize("name", ["Lamb-default", "Muon-default", "Adafactor-clipvalue"])
+def test_optimizers_that_are_not_elementwise_train_alike(name):
+    compare(cases.mlp, optimizer=cases.OPTIMIZERS[name]())
+
+
+def test_an_optimizer_that_keras_computes_otherwise_alone_is_refused():
+    if keras.backend.backend() == "jax":
+        return compare(cases.mlp, optimizer=keras.optimizers.ScheduleFreeAdamW(0.01))
+    with pytest.raises(ValueError, match="ScheduleFreeAdamW trains members as they train alone on JAX only"):
+        packed().compile(keras.optimizers.ScheduleFreeAdamW(0.01))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
+@pytest.mark.parametrize("name", cases.MODELS)
+def test_every_optimizer_trains_every_model_alike(name, optimizer):
+    build = cases.MODELS[name]
+    arguments = {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
+    assert_trains_alike(build, cases.data(build), arguments, {"batch_size": 8, "epochs": 10})
+
+
+def test_one_optimizer_a_member_trains_alike():
+    data = cases.data(cases.mlp)
+    assert_trains_alike(cases.mlp, data, lambda i: {**SPARSE, "optimizer": cases.mixed(i)}, FIT, num_members=6)
+
+
+def test_a_stacked_clipnorm_is_found(monkeypatch):
+    """What coupled the members in an earlier production system: one norm for the gradients of all."""
+    from keras_multiweight.training import clipping
+
+    def coupled(gradients, limits):
+        norms = [ops.sum(gradient.squares()) for gradient in gradients.values()]
+        pairs = zip(gradients.items(), norms)
+        return {i: g.map(lambda v, n=n: clipping._limited(v, ops.ones(3) * n, limits)) for (i, g), n in pairs}
+
+    monkeypatch.setattr(clipping, "_by_norm", coupled)
+    with pytest.raises(AssertionError, match=r"weight '.*' of member 0: packed and single training differ by"):
+        compare(cases.mlp, optimizer=keras.optimizers.Adam(0.01, clipnorm=0.05))
+
+
+def per_member_data(i):
+    """Inputs for all, targets of each member, and a bootstrap of each member; those of member `i`, or all for None."""
+    rng = np.random.default_rng(1)
+    x, y = cases.data(cases.mlp)
+    targets = np.stack([y, rng.permutation(y), rng.permutation(y)], axis=1)[..., None]  # (B, N, 1)
+    weights = rng.integers(0, 3, size=(len(x), 3)).astype("float32")  # (B, N)
+    return (x, targets, weights) if i is None else (x, targets[:, i], weights[:, i])
+
+
+def test_targets_and_weights_of_each_member_train_alike():
+    options = {**SPARSE, "optimizer": "adam", "weighted_metrics": ["accuracy"], "metrics": ["accuracy"]}
+    assert_trains_alike(cases.mlp, per_member_data, options, FIT)
+
+
+def rows_that_compete(y_true, y_pred):
+    """A custom loss that mixes the rows of a batch."""
+    return ops.mean(ops.square(y_pred - ops.mean(y_pred, axis=0, keepdims=True))) - ops.mean(ops.log(y_pred[:, :1]))
+
+
+def two_outputs():
+    tokens, numbers = keras.Input((6,), dtype="int32", name="tokens"), keras.Input((4,), name="numbers")
+    h = k.LSTM(4, return_sequences=True)(k.Embedding(7, 4, mask_zero=True)(tokens))
+    steps = k.Dense(2, name="steps", kernel_regularizer=keras.regularizers.OrthogonalRegularizer())(h)
+    return keras.Model([tokens, numbers], [steps, k.Dense(3, activation="softmax", name="one")(numbers)])
+
+
+def test_several_outputs_masks_and_losses_that_mix_rows_train_alike():
+    rng = np.random.default_rng(2)
+    x = [cases.data(cases.text)[0], cases.data(cases.mlp)[0]]
+    y = [rng.normal(size=(len(x[0]), 6, 2)).astype("float32"), cases.data(cases.mlp)[1]]
+    options = {
+        "optimizer": keras.optimizers.SGD(0.1),
+        "loss": ["mse", rows_that_compete],
+        "loss_weights": [2.0, 0.5],
+        "metrics": [["mae"], ["accuracy"]],
+    }
+    assert_trains_alike(two_outputs, (x, y), options, FIT)
+
+
+def test_class_weights_train_alike():
+    fit = {**FIT, "class_weight": {0: 3.0, 1: 0.5}}
+    assert_trains_alike(cases.mlp, cases.data(cases.mlp), {**SPARSE, "optimizer": "adam"}, fit)
+
+
+class AddsLoss(k.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[1:], initializer="ones", name="scale")
+
+    def call(self, x):
+        self.add_loss(0.1 * ops.mean(ops.square(x * self.scale)))
+        return x * self.scale
+
+
+def adding():
+    x = keras.Input((4,))
+    return keras.Model(x, k.Dense(3, activation="softmax")(AddsLoss()(k.Dense(5)(x))))
+
+
+@pytest.mark.filterwarnings("ignore:.*has no rule")
+def test_losses_that_layers_add_train_alike():
+    assert_trains_alike(adding, cases.data(cases.mlp), {**SPARSE, "optimizer": "sgd"}, FIT)
+
+
+@pytest.fixture(scope="module")
+def steps():
+    """The same training with one and with several minibatches in a program, validation and a partial batch in both."""
+    x, y = cases.data(cases.mlp)
+    found = []
+    for count in (1, 3, "auto"):
+        multi = packed()
+        multi.compile("adam", **SPARSE, metrics=["accuracy"], steps_per_execution=count)
+        options = {"batch_size": 5, "shuffle": False, "verbose": 0, "validation_data": (x[:7], y[:7])}
+        history = multi.fit(x, y, epochs=2, sample_weight=np.arange(len(x)), **options)
+        found.append((multi, history.history))
+    return found
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_many_steps_in_one_program_end_where_single_steps_end(steps, which):
+    multi, history = steps[which]
+    for expected, received in zip(steps[0][0].get_weights(), multi.get_weights()):
+        oracle.assert_close(received, expected)
+    assert list(history) == list(steps[0][1])
+    for name, expected in steps[0][0].member_history.items():
+        oracle.assert_close(multi.member_history[name], expected, name)
+    x, y = cases.data(cases.mlp)
+    oracle.assert_close(multi.evaluate(x, y, verbose=0), steps[0][0].evaluate(x, y, verbose=0))
+
+
+def test_callbacks_see_minibatches_where_many_are_one_program(steps):
+    seen = []
+    watcher = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append((batch, "loss" in logs)))
+    x, y = cases.data(cases.mlp)
+    steps[1][0].fit(x, y, batch_size=5, verbose=0, callbacks=[watcher])
+    assert seen == [(2, True), (4, True)]
+    del seen[:]
+    steps[2][0].fit(x, y, batch_size=5, verbose=0, callbacks=[watcher])
+    assert seen == [(i, True) for i in range(5)]
+
+
+def test_history_has_each_member_and_logs_have_means(steps):
+    multi, history = steps[0]
+    assert set(multi.member_history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert multi.member_history["val_loss"].shape == (2, 3)
+    oracle.assert_close(np.array(history["loss"]), multi.member_history["loss"].mean(axis=1))
+
+
+def test_metrics_of_the_ensemble_are_those_of_the_mean(steps):
+    multi, _ = steps[0]
+    x, y = cases.data(cases.mlp)
+    logs = multi.evaluate(x, y, verbose=0, return_dict=True)
+    answers = multi.predict(x)
+    assert logs["ensemble_accuracy"] == pytest.approx((answers.mean(axis=1).argmax(axis=1) == y).mean())
+    oracle.assert_close(multi.member_metrics()["accuracy"], (answers.argmax(axis=2) == y[:, None]).mean(axis=0))
+
+
+def test_a_sick_member_is_quarantined_and_the_others_go_on():
+    x, y = cases.data(cases.mlp)
+    healthy, sick = (packed() for _ in range(2))
+    for multi, weights in ((healthy, np.ones((len(x), 3))), (sick, np.ones((len(x), 3)))):
+        weights[15, 1] = np.nan if multi is sick else 1.0  # in the second batch
+        multi.compile("adam", **SPARSE)
+        if multi is sick:
+            with pytest.warns(UserWarning, match=r"Member 1 is no longer trained: .* at step 2 \(epoch 1\)"):
+                multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)
+        else:
+            multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)
+    assert sick.optimizer.quarantined.tolist() == [0, 2, 0]
+    for i in (0, 2):
+        for a, b in zip(healthy.member_weights(i), sick.member_weights(i)):
+            np.testing.assert_array_equal(a, b)
+    assert all(np.isfinite(w).all() for w in sick.member_weights(1))
+    assert np.isfinite(sick.member_history["loss"][:, [0, 2]]).all()
+    assert np.isfinite(sick.history.history["loss"]).all()
+
+
+def test_training_on_one_batch_trains_alike():
+    x, y = cases.data(cases.mlp)
+    multi, whole = (packed() for _ in range(2))
+    for model in (multi, whole):
+        model.compile("adam", **SPARSE, metrics=["accuracy"])
+    logs = multi.train_on_batch(x, y, return_dict=True)
+    history = whole.fit(x, y, batch_size=len(x), verbose=0).history
+    assert logs["loss"] == pytest.approx(history["loss"][0])
+    assert len(multi.test_on_batch(x, y)) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data", "message"),
+    [
+        ({}, {"y": np.zeros((8, 3, 3))}, None),
+        ({}, {"y": np.zeros((8, 2, 1))}, r"must hold the 3 members. Received: shape \(2, 2, 1\)"),
+        ({}, {"y": np.zeros((8, 1)), "sample_weight": np.zeros((8, 2))}, r"sample weight .* must hold the 3 members"),
+        ({"optimizer": ["adam", "sgd"]}, {"y": np.zeros((8, 1))}, "must have one a member, 3. Received: 2"),
+        ({"member_targets": False}, {"y": np.zeros((8, 3))}, None),
+        ({"member_targets": True}, {"y": np.zeros((8, 3))}, None),
+    ],
+)
+def test_wrong_data_is_named(arguments, data, message):
+    multi = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(3)]), 3)
+
+    def run():
+        multi.compile(**{"optimizer": "sgd", "loss": lambda y, p: ops.mean(p) + ops.mean(y), **arguments})
+        multi.fit(np.zeros((8, 4), "float32"), verbose=0, **data)
+
+    if message is None:
+        return run()
+    with pytest.raises(ValueError, match=message):
+        run()
+
+
+def test_a_compiled_model_is_saved_and_goes_on(tmp_path):
+    x, y = cases.data(cases.mlp)
+    whole, part = (packed() for _ in range(2))
+    for multi in (whole, part):
+        multi.compile(keras.optimizers.Adam(0.01, clipnorm=0.1), **SPARSE, metrics=["accuracy"])
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0}
+    whole.fit(x, y, epochs=4, **options)
+    part.fit(x, y, epochs=2, **options)
+    part.save(tmp_path / "part.keras")
+    rest = keras.models.load_model(tmp_path / "part.keras")
+    rest.fit(x, y, epochs=2, **options)
+    for a, b in zip(whole.get_weights(), rest.get_weights()):
+        np.testing.assert_array_equal(a, b)
