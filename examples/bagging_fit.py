@@ -21,13 +21,11 @@ def diabetes():
     return for_x.transform(x), for_x.transform(x_test), for_y.transform(y), for_y.transform(y_test)
 
 
-def networks(features, num_members):
-    """The members, (B, N, 1), and their average, (B, 1), which shares their weights."""
-    inputs = keras.Input((features,))
-    x = kmw.MultiDense(32, activation="relu", num_members=num_members, shared_input=True)(inputs)  # (B, N, 32)
-    x = kmw.MultiDense(32, activation="relu", num_members=num_members)(x)
-    members = kmw.MultiDense(1, num_members=num_members)(x)
-    return keras.Model(inputs, members), keras.Model(inputs, kmw.EnsembleAverage()(members))
+def network(features):
+    x = inputs = keras.Input((features,))
+    for _ in range(2):
+        x = keras.layers.Dense(32, activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(1)(x))
 
 
 def bootstrap(rows, num_members, seed=0):
@@ -40,16 +38,13 @@ def main(num_members=20, epochs=15):
     """The R2 on test rows: the mean over the members, and that of their average."""
     keras.utils.set_random_seed(0)
     x, x_test, y, y_test = diabetes()
-    members, average = networks(x.shape[1], num_members)
-    # The loss is the mean over rows and members: times N it is the sum of each member's own mean, so that each member
-    # trains as it would alone.
-    members.compile(keras.optimizers.Adam(0.003), "mse", loss_weights=[num_members])
-    targets = np.repeat(y[:, None], num_members, axis=1)  # (B, N, 1)
-    members.fit(x, targets, sample_weight=bootstrap(len(x), num_members), epochs=epochs, verbose=0)
+    members = kmw.replicate(network(x.shape[1]), num_members, seed=0)
+    members.compile(keras.optimizers.Adam(0.003), "mse", steps_per_execution="auto")
+    members.fit(x, y, sample_weight=bootstrap(len(x), num_members), epochs=epochs, verbose=0)
 
     answers = members.predict(x_test, verbose=0)  # (B, N, 1)
     mean_member = np.mean([r2_score(y_test, answers[:, i]) for i in range(num_members)])
-    ensemble = r2_score(y_test, average.predict(x_test, verbose=0))
+    ensemble = r2_score(y_test, members.average().predict(x_test, verbose=0))
     print(f"R2 on test rows of {num_members} networks, on average: {mean_member:.3f}")
     print(f"R2 on test rows of their average: {ensemble:.3f}")
     return mean_member, ensemble

@@ -96,6 +96,26 @@ class CarryMask(keras.layers.Layer):
         return inputs
 
 
+class ReadMask(keras.layers.Layer):
+    """Finds the mask that Keras keeps for a tensor: on the tensor, or, for JAX's tracers, in a table of its own."""
+
+    def __init__(self):
+        super().__init__(name="read_mask")
+        self.autocast = False
+        self.supports_masking = True
+        self.built = True
+
+    def call(self, inputs, mask=None):
+        self.found[:] = [mask]
+        return inputs
+
+    def of(self, x):
+        """The mask of a tensor, or None."""
+        self.found = []
+        self(x)
+        return self.found[0]
+
+
 class _MemberCall:
     """One member's call on the tensors among its arguments.
 

@@ -7,7 +7,7 @@ the packed rank has a member axis, and one of a smaller rank has none. Where a r
 import keras
 from keras import ops, tree
 
-from keras_multiweight.layers.mapping import CarryMask
+from keras_multiweight.layers.mapping import CarryMask, ReadMask
 
 
 class MemberBatch:
@@ -29,7 +29,7 @@ class MemberBatch:
         check = {"num_members": num_members, "outputs": tree.flatten(y_pred)}
         target_flags = _flags(y, y_pred, names, member_targets, _target_has_members, check)
         weight_flags = _flags(sample_weight, y_pred, names, member_weights, _weight_has_members, check)
-        masks = tree.map_structure(lambda x: getattr(x, "_keras_mask", None), y_pred)
+        masks = tree.map_structure(ReadMask().of, y_pred)
         self._structure = (y, y_pred, masks, sample_weight)
         flat_masks = tree.flatten(masks)
         flags = [*target_flags, *[True] * len(flat_masks), *[m is not None for m in flat_masks], *weight_flags]

@@ -118,21 +118,20 @@ def _tensorflow_program(model, kind, xla):
     step = model.train_step if kind == "train" else model.test_step
     steps = {}
 
-    def traced_step(arrays, rows):
-        size = rows.shape[1]
-        if size not in steps:
+    def kind_of(arrays, rows):
+        return rows.shape[1], *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
 
-            def take(arrays, numbers):
-                step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
+    def trace(arrays, rows):
+        def take(arrays, numbers):
+            step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
-            specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
-            traced = tf.function(take, autograph=False)
-            steps[size] = traced.get_concrete_function(specs, tf.TensorSpec((size,), rows.dtype))
-        return steps[size]
+        specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
+        numbers = tf.TensorSpec((rows.shape[1],), rows.dtype)
+        return tf.function(take, autograph=False).get_concrete_function(specs, numbers)
 
     @tf.function(jit_compile=xla, autograph=False)
     def run(arrays, rows, count):
-        one = steps[rows.shape[1]]
+        one = steps[kind_of(arrays, rows)]
 
         def body(at):
             one(arrays, rows[at])
@@ -142,8 +141,10 @@ def _tensorflow_program(model, kind, xla):
         return model.get_metrics_result()
 
     def program(state, arrays, rows, count):
-        traced_step(arrays, rows)
-        return run(arrays, tf.constant(rows), tf.constant(count)), state
+        rows = tf.constant(rows)
+        if kind_of(arrays, rows) not in steps:
+            steps[kind_of(arrays, rows)] = trace(arrays, rows)
+        return run(arrays, rows, tf.constant(count)), state
 
     return program
 

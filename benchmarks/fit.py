@@ -1,0 +1,98 @@
+"""How long does a training step of 50 small networks take: packed, as branches of one model, by hand, and one by one?
+
+    KERAS_BACKEND=tensorflow python benchmarks/fit.py
+
+Each network is 30 -> 10 -> 10 -> 1 (tanh, tanh, sigmoid), trained with Adam and binary cross-entropy. All variants see the
+same rows in the same order. Seconds of an epoch, after one that compiles, divided by its steps.
+"""
+
+import argparse
+import time
+
+import keras
+import numpy as np
+from fit_peers import by_hand
+from keras import layers
+from predict import header
+
+import keras_multiweight as kmw
+
+RATE = 0.001
+
+
+def network(width=10):
+    inputs = keras.Input((30,))
+    x = layers.Dense(width, activation="tanh")(inputs)
+    x = layers.Dense(width, activation="tanh")(x)
+    return keras.Model(inputs, layers.Dense(1, activation="sigmoid")(x))
+
+
+def data(rows):
+    x = np.random.default_rng(0).standard_normal((rows, 30), "float32")
+    return x, (x[:, :1] * x[:, 1:2] > 0).astype("float32")
+
+
+def branches(models):
+    """The networks side by side in one Functional model with the average of their answers, as users build it."""
+    inputs = keras.Input((30,))
+    return keras.Model(inputs, layers.Average()([model(inputs) for model in models]))
+
+
+class Clock(keras.callbacks.Callback):
+    """Seconds of each epoch."""
+
+    save_freq = "epoch"
+
+    def on_train_begin(self, logs=None):
+        self.start, self.seconds = time.perf_counter(), []
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        self.seconds.append(now - self.start)
+        self.start = now
+
+
+def fitted(model, x, y, batch_size, epochs=3, **compile_args):
+    """Seconds of the first and of the best later epoch of `fit`."""
+    clock = Clock()
+    model.compile(keras.optimizers.Adam(RATE), "binary_crossentropy", **compile_args)
+    model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=[clock])
+    return clock.seconds[0], min(clock.seconds[1:])
+
+
+def variants(num_members, width, batch_size, rows):
+    """Each variant's name, its rows, and a function that gives the seconds of its first and of a later epoch."""
+    few = max(rows // 20, batch_size * 10)  # slow variants take fewer steps
+    models = [network(width) for _ in range(num_members)]
+    starts = [np.stack(w) for w in zip(*(model.get_weights() for model in models))]
+    pack = lambda: kmw.pack(models, verify=False)  # noqa: E731
+    slow = tuple(a[:few] for a in data(rows))
+    fast = data(rows)
+    auto = {"steps_per_execution": "auto"}
+    yield "packed, `fit`, steps_per_execution='auto'", rows, lambda: fitted(pack(), *fast, batch_size, **auto)
+    yield "packed, `fit`", few, lambda: fitted(pack(), *slow, batch_size)
+    yield "by hand", rows, lambda: by_hand(starts, *fast, batch_size, RATE)
+    yield "one by one, `fit`", few, lambda: tuple(num_members * s for s in fitted(network(width), *slow, batch_size))
+    yield "branches with Average, `fit`", few, lambda: fitted(branches(models), *slow, batch_size)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--members", type=int, default=50)
+    parser.add_argument("--width", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=10_000)
+    options = parser.parse_args()
+    print(header(options.members, 1))
+    print(f"width {options.width}, batch size {options.batch}, {options.rows} rows\n")
+    print("| variant | ms a step | ratio | first epoch, s |\n| --- | ---: | ---: | ---: |")
+    reference = None
+    for name, rows, run in variants(options.members, options.width, options.batch, options.rows):
+        first, seconds = run()
+        step = 1e3 * seconds / -(-rows // options.batch)
+        reference = reference or step
+        print(f"| {name} | {step:,.4f} | {step / reference:,.1f}x | {first:,.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
