@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.copies import set_all_weights
+from keras_multiweight.copies import adapted_layers, set_all_weights
 
 TOLERANCE = 1e-5  # relative to the largest number that is compared
 
@@ -45,6 +45,8 @@ def each_in(model, models):
     own = model.get_weights()
     for weights in [other.get_weights() for other in models]:
         set_all_weights(model, weights)
+        if adapted_layers(model):  # whose constants are in what is compiled
+            model.make_predict_function(force=True)
         yield model
     set_all_weights(model, own)
 
@@ -77,7 +79,8 @@ class Gradients:
             outputs, _ = self.model.stateless_call(trainable, fixed, x, training=False)
             return _total(outputs, weight_of_outputs)
 
-        self._compiled = self._compiled or jax.jit(jax.grad(total))
+        if self._compiled is None or adapted_layers(self.model):  # whose constants are in what is compiled
+            self._compiled = jax.jit(jax.grad(total))
         variables = self.model.trainable_variables, self.model.non_trainable_variables
         return self._compiled(*([v.value for v in group] for group in variables), x, weight_of_outputs)
 
