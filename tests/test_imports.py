@@ -1,4 +1,4 @@
-"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- keras_multiweight_cli`."""
+"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- merging <- keras_multiweight_cli`."""
 
 import ast
 import pathlib
@@ -15,6 +15,7 @@ LEVELS = {
     "model": 2,
     "mixed": 2,
     "packing": 3,
+    "merging": 4,
 }
 
 
