@@ -1,4 +1,4 @@
-"""The direction of imports: `layouts, registry, configs, copies <- layers <- model <- packing <- merging <- keras_multiweight_cli`."""
+"""The direction of imports: `layouts, ... <- layers <- model <- packing <- merging <- keras_multiweight_cli`."""
 
 import ast
 import pathlib

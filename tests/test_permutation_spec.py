@@ -177,7 +177,7 @@ def test_rule_that_forgets_a_weight_holds_its_layer_fast():
 
 
 def test_second_rule_of_a_class_is_refused():
-    with pytest.raises(ValueError, match="one permutation rule. Received: a second one for Factor"):
+    with pytest.raises(ValueError, match=r"one permutation rule\. Received: a second one for Factor"):
         merging.register_permutation_rule(Factor, factor_rule)
 
 
@@ -185,7 +185,7 @@ def test_subclassed_model_is_refused():
     class Own(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match="takes a built Functional or Sequential model. Received: Own"):
+    with pytest.raises(ValueError, match=r"takes a built Functional or Sequential model\. Received: Own"):
         PermutationSpec.from_model(Own())
 
 

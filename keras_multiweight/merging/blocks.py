@@ -1,6 +1,7 @@
 """Arrays as blocks of units: one block for each choice of a segment on each axis, reshaped to one axis a group."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -44,6 +45,13 @@ class Block:
                 part = np.take_along_axis(part, self._along(p, axis), axis=axis)
         return part
 
+    def mix(self, part, maps, leave=None):
+        """The block with units replaced by weighted sums of units: unit `i` becomes `sum(map[i, j] * unit j)`."""
+        for axis, name in enumerate(self.groups):
+            if axis != leave and name in maps:
+                part = np.moveaxis(np.tensordot(maps[name], part, (1, axis)), 0, axis)
+        return part
+
     def _along(self, p, axis):
         """Permutations `(parent, size)`, on the axes of the block that these are."""
         parent = self.parents[axis]
@@ -65,7 +73,7 @@ def blocks_of(trace, placed, names):
     found = [((), ())]  # slices, segments
     for axis in axes:
         ends = np.cumsum([0, *(size_of((s,)) or 0 for s in trace.expand(axis))])
-        cut = [slice(a, b) if len(ends) > 2 else slice(None) for a, b in zip(ends, ends[1:])]
+        cut = [slice(a, b) if len(ends) > 2 else slice(None) for a, b in itertools.pairwise(ends)]
         parts = list(zip(cut, trace.expand(axis)))
         found = [((*slices, at), (*segments, s)) for slices, segments in found for at, s in parts]
     blocks = (_block(view, slices, segments, names, statistic) for slices, segments in found)
@@ -93,11 +101,10 @@ def _block(view, slices, segments, names, statistic):
     )
 
 
-def permuted(array, blocks, permutations):
-    """A new array with the units of its blocks permuted. The blocks that are not listed do not move."""
+def replaced(array, blocks, change):
+    """A new array in which `change(block, part)` stands for the part of each block; the rest stays."""
     result = array.copy()
+    view = result.reshape(blocks[0].view) if blocks else result
     for block in blocks:
-        result.reshape(block.view)[block.slices] = block.gather(block.of(array), permutations).reshape(
-            result.reshape(block.view)[block.slices].shape
-        )
+        view[block.slices] = change(block, block.of(array)).reshape(view[block.slices].shape)
     return result

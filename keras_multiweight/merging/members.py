@@ -1,6 +1,7 @@
 """N models of one architecture as stacked arrays, and one set of arrays as a model."""
 
 import numpy as np
+from keras import ops
 
 from keras_multiweight.copies import copy_model, matching_weights
 from keras_multiweight.mixed import MixedMultiModel
@@ -80,6 +81,13 @@ def _of_models(models):
     template = copy_model(first)
     place = {id(weight): k for k, weight in enumerate(first.weights)}
     return Members(template, source.names, [arrays[place[id(weight)]] for weight in matching_weights(first, template)])
+
+
+def copy_with_weights(model):
+    """A new model with the same config and the same weights."""
+    copy = copy_model(model)
+    copy.set_weights([ops.convert_to_numpy(weight) for weight in matching_weights(model, copy)])
+    return copy
 
 
 def is_averaged(weight):

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_multiweight.merging import operation_rules, rules, weighted_rules  # noqa: F401  they register themselves
 from keras_multiweight.merging.axes import fixed
-from keras_multiweight.merging.blocks import blocks_of, permuted
+from keras_multiweight.merging.blocks import blocks_of, replaced
 from keras_multiweight.merging.registry import find_permutation_rule
 from keras_multiweight.merging.trace import PermutationTrace, Traced, traced_in
 from keras_multiweight.packing.graph import input_layers, is_graph, walk
@@ -79,7 +79,7 @@ class PermutationSpec:
         return "\n".join(rows)
 
     def _describe(self, name, group):
-        at = [w.path for w, blocks in zip(self.model.weights, self.blocks) if any(name in b.groups for b in blocks)]
+        at = [_place(w.path) for w, blocks in zip(self.model.weights, self.blocks) if any(name in b.groups for b in blocks)]
         within = f" within each of {self.name_of(group.parent)}" if group.parent else ""
         return f"{group.size} units{within}, in {', '.join(at[:4])}{f' and {len(at) - 4} more' if len(at) > 4 else ''}"
 
@@ -110,7 +110,14 @@ class PermutationSpec:
         Returns:
             List of new arrays.
         """
-        return [permuted(w, blocks, permutations) for w, blocks in zip(weights, self.blocks, strict=True)]
+        return self._replaced(weights, lambda block, part: block.gather(part, permutations))
+
+    def mix(self, weights, maps):
+        """The weights with units replaced by weighted sums of units: unit `i` is `sum(maps[group][i, j] * unit j)`."""
+        return self._replaced(weights, lambda block, part: block.mix(part, maps))
+
+    def _replaced(self, weights, change):
+        return [replaced(w, blocks, change) for w, blocks in zip(weights, self.blocks, strict=True)]
 
     def validate(self, seed=0, tolerance=TOLERANCE):
         """Permute every group at random, and check that the model's function stays the same.
@@ -142,6 +149,11 @@ class PermutationSpec:
         return worst
 
 
+def _place(path):
+    """A weight's path without the name of the model around it."""
+    return path.split("/", 1)[-1] if path.count("/") > 1 else path
+
+
 def _tiled(permutation, group):
     return np.tile(permutation, (group.parent.size, 1)) if group.parent else permutation
 
@@ -168,8 +180,8 @@ class _Walker:
         inputs = [Traced(map(fixed, x.output.shape), x.output.dtype) for x in input_layers(model)]
         outputs = self.walk(model, inputs, "")
         self.trace.hold(outputs, "it is an output of the model")
-        while any([self.trace.close(axes) for axes, _, _ in self.trace.weights.values()]):
-            pass  # a group that moves alike in all its parents may leave others without theirs
+        while sum(self.trace.close(axes) for axes, _, _ in self.trace.weights.values()):
+            pass  # a group that now moves alike in all its parents may leave others without theirs
 
     def walk(self, model, inputs, path):
         def visit(operation, args, kwargs):
