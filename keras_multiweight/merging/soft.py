@@ -52,14 +52,16 @@ class SoftMatching:
 
 
 def _reduced(similarity):
-    """The similarities minus the prices of rows and columns at which the matched pairs are best: these are 0, all others
-    0 or less. Sinkhorn's iteration ends where it would without, but at low temperatures in a few rounds."""
+    """The similarities minus the prices of rows and columns at which the matched pairs are best: these are 0, others less.
+
+    Sinkhorn's iteration ends where it would without, but at low temperatures in a few rounds. Prices are longest paths;
+    their mean over all places to start from leaves no other pair at 0 but a real tie.
+    """
     gains = similarity - np.diag(similarity)[:, None]
-    prices = np.zeros(len(similarity))
-    for _ in range(len(similarity)):  # longest paths
-        before, prices = prices, (prices[:, None] + gains).max(axis=0)
-        if np.allclose(before, prices, rtol=1e-12, atol=0):
-            break
+    longest = gains.copy()
+    for k in range(len(gains)):
+        np.maximum(longest, longest[:, k, None] + longest[None, k], out=longest)
+    prices = longest.mean(axis=0)
     return gains + prices[:, None] - prices
 
 
