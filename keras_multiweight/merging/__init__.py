@@ -7,6 +7,7 @@ which weights permute together), `spec` (the groups of a model), `terms` and `ma
 
 from keras_multiweight.merging.alignment import Alignment, activation_matching, weight_matching
 from keras_multiweight.merging.barrier import Barrier, loss_barrier
+from keras_multiweight.merging.many import METHODS
 from keras_multiweight.merging.merge import merge_members
 from keras_multiweight.merging.registry import register_permutation_rule
 from keras_multiweight.merging.repair import repair, update_batch_norm
@@ -15,6 +16,7 @@ from keras_multiweight.merging.soups import greedy_soup, uniform_soup
 from keras_multiweight.merging.spec import PermutationSpec
 
 __all__ = [
+    "METHODS",
     "Alignment",
     "Barrier",
     "PermutationSpec",
