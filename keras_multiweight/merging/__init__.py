@@ -6,6 +6,7 @@ which weights permute together), `spec` (the groups of a model), `terms` and `ma
 """
 
 from keras_multiweight.merging.alignment import Alignment, activation_matching, weight_matching
+from keras_multiweight.merging.averaging import PeriodicModelAveraging
 from keras_multiweight.merging.barrier import Barrier, loss_barrier
 from keras_multiweight.merging.many import METHODS
 from keras_multiweight.merging.merge import merge_members
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "Alignment",
     "Barrier",
+    "PeriodicModelAveraging",
     "PermutationSpec",
     "SoftMatching",
     "activation_matching",
