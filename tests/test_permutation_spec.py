@@ -68,6 +68,38 @@ def test_units_lie_exactly(layers, shape, expected):
     assert spec.validate() <= 1e-5
 
 
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_channels_of_convolutional_lstms_permute_wherever_they_are(data_format):
+    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow has no convolution with channels first on CPU")
+    options = {"data_format": data_format, "return_sequences": True}
+    x = inputs = keras.Input((3, 4, 5, 6))
+    for filters in (2, 3):
+        x = k.ConvLSTM2D(filters, 2, padding="same", **options)(x)
+    x = x if data_format == "channels_last" else k.Permute((1, 3, 4, 2))(x)
+    spec = PermutationSpec.from_model(keras.Model(inputs, k.Dense(2)(x)))
+    assert groups_of(spec) == [(2, None), (3, None)]
+    assert spec.validate() <= 1e-5
+
+
+def test_states_of_one_layer_begin_another_of_the_same_units():
+    inputs = keras.Input((5, 3))
+    y, h, c = k.LSTM(4, return_sequences=True, return_state=True)(inputs)
+    spec = PermutationSpec.from_model(keras.Model(inputs, k.Dense(2)(k.LSTM(4)(y, initial_state=[h, c]))))
+    assert groups_of(spec) == [(4, None)]
+    assert spec.validate() <= 1e-5
+
+
+def test_custom_activation_of_a_recurrent_layer_is_held_fast():
+    with pytest.warns(UserWarning, match="has the activation 'reversed_units'"):
+        spec = spec_of(k.LSTM(4, activation=reversed_units), shape=(5, 3))
+    assert not spec.groups
+
+
+def reversed_units(x):
+    return ops.flip(x, axis=-1)
+
+
 def test_heads_permute_and_channels_within_each_head():
     inputs = keras.Input((5, 6))
     x = k.Dense(8)(inputs)

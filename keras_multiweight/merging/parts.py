@@ -64,16 +64,20 @@ def channel_axis(layer, rank):
     return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
 
 
-def activated(trace, layer, x):
-    """The output after the layer's `activation`: functions of Keras treat all units alike, but for `glu`."""
-    function = getattr(layer, "activation", None)
-    name = getattr(function, "__name__", None)
-    if function is None or (name != "glu" and name and getattr(keras.activations, name, None) is function):
-        return x
-    if isinstance(function, keras.layers.Layer) and find_permutation_rule(function) is same:
-        return x
-    trace.hold(x, f"the activation of '{trace.path}' is not known to treat all units alike")
-    trace.unknown[trace.path] = f"has the activation {name or function!r}"
+def treats_units_alike(function):
+    """Whether an activation gives each unit what it gives every other: the functions of Keras do, but for `glu`."""
+    if isinstance(function, keras.layers.Layer):
+        return find_permutation_rule(function) is same
+    name = getattr(function, "__name__", "")
+    return function is None or (name != "glu" and getattr(keras.activations, name, None) is function)
+
+
+def activated(trace, layer, x, names=("activation",)):
+    """The output of a layer after its activations."""
+    for function in (getattr(layer, name, None) for name in names):
+        if not treats_units_alike(function):
+            trace.hold(x, f"an activation of '{trace.path}' is not known to treat all units alike")
+            trace.unknown[trace.path] = f"has the activation {getattr(function, '__name__', function)!r}"
     return x
 
 

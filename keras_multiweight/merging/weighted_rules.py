@@ -5,7 +5,7 @@ from keras import layers as k
 from keras_multiweight.merging.axes import fixed, size_of
 from keras_multiweight.merging.parts import activated, broadcast, channel_axis, concatenated, hold_others, weights_by_name
 from keras_multiweight.merging.registry import find_permutation_rule, register_permutation_rule
-from keras_multiweight.merging.trace import Traced
+from keras_multiweight.merging.trace import Traced, traced_in
 
 # ---- dense and convolution ----
 
@@ -171,40 +171,20 @@ def recurrent(trace, layer, x, *args, initial_state=None, **kwargs):
     units, gates = trace.units(size), state_kernel.shape[-1] // size
     gated = ((fixed(gates)[0][0], units[0][0]),)
     space = [fixed(n) for n in kernel.shape[:-2]]
-    trace.weight(kernel, [*space, x.axes[channel_axis(layer, len(x.axes))], gated])
+    first = getattr(layer, "data_format", None) == "channels_first"
+    channels = -1 - len(space) if first else -1  # of inputs, of states, and of sequences of them
+    trace.weight(kernel, [*space, x.axes[channels], gated])
     trace.weight(state_kernel, [*space, units, gated])
     if "bias" in weights:  # (gates * units), or (2, gates * units) where a GRU resets after
         trace.weight(weights["bias"], [*map(fixed, weights["bias"].shape[:-1]), gated])
-    return _states(trace, layer, x, units, initial_state or args[:1])
-
-
-def _states(trace, layer, x, units, initial_state):
-    channels = channel_axis(layer, len(x.axes))
     hold_others(trace, x, channels)
+    for state in traced_in([initial_state, args]):
+        trace.unify(state.axes[channels], units, f"'{trace.path}' begins with it as its state")
     shapes = layer.compute_output_shape(x.shape)
     shapes = list(shapes) if layer.return_state else [shapes]
-    outputs = []
-    for shape in shapes:
-        at = 1 if getattr(layer, "data_format", None) == "channels_first" and len(shape) < len(x.axes) else len(shape) - 1
-        at = channels if len(shape) == len(x.axes) else at
-        axes = [units if i == at else fixed(n) for i, n in enumerate(shape)]
-        outputs.append(Traced(axes, layer.compute_dtype))
-    for state in initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]:
-        if isinstance(state, Traced):
-            trace.unify(state.axes[-1], units, f"'{trace.path}' begins with it as its state")
+    outputs = [Traced(map(fixed, shape), layer.compute_dtype).with_axis(channels, units) for shape in shapes]
+    activated(trace, layer, outputs[0], ("activation", "recurrent_activation"))
     return outputs if layer.return_state else outputs[0]
-
-
-def plain_recurrent(trace, layer, x, *args, **kwargs):
-    trusted = all(
-        getattr(layer, name, "tanh") is None or getattr(layer, name).__module__.startswith("keras.")
-        for name in ("activation", "recurrent_activation")
-        if hasattr(layer, name)
-    )
-    y = recurrent(trace, layer, x, *args, **kwargs)
-    if not trusted:
-        trace.hold(y, f"the activation of '{trace.path}' is not known to treat all units alike")
-    return y
 
 
 def bidirectional(trace, layer, x, *args, **kwargs):
@@ -285,7 +265,7 @@ TABLE = {
     constant_normalization: [k.Normalization],
     prelu: [k.PReLU],
     embedding: [k.Embedding],
-    plain_recurrent: [k.LSTM, k.GRU, k.SimpleRNN, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D],
+    recurrent: [k.LSTM, k.GRU, k.SimpleRNN, k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D],
     bidirectional: [k.Bidirectional],
     time_distributed: [k.TimeDistributed],
     attention: [k.MultiHeadAttention, k.GroupQueryAttention],
