@@ -19,6 +19,7 @@ from keras_multiweight_cli.files import (
     old_members,
     written_whole,
 )
+from keras_multiweight_cli.merge import merged
 from keras_multiweight_cli.start import Commands, console, library, print_version, say
 from keras_multiweight_cli.tables import answer_table, comparison_table, facts, member_table, shapes_text
 
@@ -154,3 +155,32 @@ def verify(packed: PackedFile, files: ModelFiles, modules: Modules = ()):
     if wrong:
         raise ValueError(f"{wrong} of {len(paths)} members are not the model in their file, as the table shows.")
     console.print(f"[green]All {len(paths)} members are equal to their files.[/]")
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The merged model: a new .keras file.")],
+    files: ModelFiles,
+    align: Annotated[str, typer.Option(help="How units are matched: weights, activations, or none.")] = "weights",
+    repair: Annotated[
+        Path | None, typer.Option(metavar="INPUT", help="Inputs to repair the result with, and for activations.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DATA", help=".npz with inputs and targets (y): shows a table of losses.")
+    ] = None,
+    loss: Annotated[str, typer.Option(help="Keras's name of the loss in the table.")] = "sparse_categorical_crossentropy",
+    overwrite: Overwrite = False,
+):
+    """Merge trained models of one architecture into one: match their units, average, repair."""
+    if align not in ("weights", "activations", "none"):
+        raise typer.BadParameter(f"--align must be weights, activations or none. Received: {align!r}.")
+    if align == "activations" and repair is None:
+        raise typer.BadParameter("--align activations needs --repair INPUT, on which the units are compared.")
+    paths = model_files(files)
+    check_out(out, (".keras",), overwrite)
+    model, table = merged(paths, align, repair, data, loss)
+    if table:
+        console.print(table)
+    with written_whole(out) as part:
+        model.save(part)
+    say(f"Merged {len(paths)} models into '{out}'.")

@@ -88,6 +88,17 @@ def comparison_table(packed, paths, rows):
     return table
 
 
+# ---- merge ----
+
+
+def merge_table(path, loss, losses):
+    """The loss of the members, of each step of the merge, and of the ensemble."""
+    table = _table(f"Loss on {path}", "", loss)
+    for name, value in losses.items():
+        table.add_row(escape(name), f"{value:.4f}")
+    return table
+
+
 # ---- shapes ----
 
 

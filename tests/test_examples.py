@@ -45,6 +45,13 @@ def test_own_layers_and_models_answer_as_they_do_alone():
     assert max(run("own_layers", num_members=3, repeats=1).values()) < 1e-5
 
 
+def test_matched_networks_merge_better_than_networks_as_they_are():
+    found, barriers = run("merge_two_networks", width=64, epochs=12)
+    assert found["B: matched by activations, repaired"] > found["average as they are"] + 0.05
+    assert found["A: averaged while training"] > 0.9
+    assert barriers["by activations"] < 0.5 * barriers["as they are"]
+
+
 @pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
 def test_example_asks_a_question_in_its_first_line(path):
     assert re.search(r"\?$", path.read_text().splitlines()[0].rstrip('"'))

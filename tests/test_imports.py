@@ -1,4 +1,4 @@
-"""The direction of imports: `layouts, ..., copies <- layers <- training <- model <- packing <- testing, command line`."""
+"""Imports point one way: `layouts, ... <- layers <- training <- model <- packing <- merging <- testing <- command line`."""
 
 import ast
 import pathlib
@@ -16,8 +16,9 @@ LEVELS = {
     "model": 3,
     "mixed": 3,
     "packing": 4,
-    "testing": 5,
-    "callbacks": 5,
+    "merging": 5,
+    "testing": 6,
+    "callbacks": 6,
 }
 
 

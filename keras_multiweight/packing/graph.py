@@ -123,7 +123,7 @@ def copy_inputs(model, rename, inputs=None):
     structure = input_structure(model, inputs)
     if not is_graph(model):
         return _named_inputs(structure, rename)
-    configs = [{**layer.get_config(), "name": rename(layer.name)} for layer in _input_layers(model)]
+    configs = [{**layer.get_config(), "name": rename(layer.name)} for layer in input_layers(model)]
     fresh = [keras.layers.InputLayer.from_config(config).output for config in configs]
     return keras.tree.pack_sequence_as(structure, fresh)
 
@@ -144,7 +144,7 @@ def output_names(model, outputs):
     return [model.name] * len(keras.tree.flatten(outputs))
 
 
-def _input_layers(model):
+def input_layers(model):
     """The input layers of a model, in the order of `model.inputs`."""
     functional = as_functional(model)
     operations = {operation.name: operation for operation in functional.operations}

@@ -1,0 +1,187 @@
+"""Merging members trained on digits: what is left of the barrier, what repair gives, and how long matching takes.
+
+    python benchmarks/merging.py planted pair deep many time
+
+Each name is one experiment; all of them take some minutes on two cores.
+"""
+
+import argparse
+import functools
+import time
+
+import keras
+import numpy as np
+from keras import layers as k
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from keras_multiweight import merging
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@functools.cache
+def digits():
+    """Training and test images and labels: 1257 and 540 rows."""
+    x, y = load_digits(return_X_y=True)
+    return train_test_split((x / 16).astype("float32"), y, test_size=0.3, random_state=0)
+
+
+def mlp(width, depth):
+    hidden = [k.Dense(width, activation="relu", kernel_initializer="he_normal", name=f"hidden_{i}") for i in range(depth)]
+    return keras.Sequential([keras.Input((64,)), *hidden, k.Dense(10, name="logits")])
+
+
+def trained(seed, width, depth, rate, decay, epochs):
+    """A member: SGD with momentum 0.9, decoupled weight decay, and a learning rate that falls to 0 as a cosine."""
+    keras.utils.set_random_seed(seed)
+    x, _, y, _ = digits()
+    model, batches = mlp(width, depth), len(x) // 64
+    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * batches)
+    model.compile(keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=decay), LOSS)
+    model.fit(x, y, batch_size=64, epochs=epochs, verbose=0)
+    return model
+
+
+def accuracy(model):
+    _, x, _, y = digits()
+    return float(np.mean(model.predict(x, verbose=0).argmax(axis=-1) == y))
+
+
+def row(*cells):
+    print("| " + " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells) + " |", flush=True)
+
+
+def header(title, *cells):
+    print(f"\n### {title}\n")
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+# ---- experiments ----
+
+
+def residual():
+    x = inputs = keras.Input((20,))
+    x = k.Dense(32)(x)
+    for _ in range(4):
+        x = k.Add()([x, k.Dense(32)(k.Dense(64, activation="relu")(k.LayerNormalization()(x)))])
+    return keras.Model(inputs, k.Dense(10)(k.LayerNormalization()(x)))
+
+
+def cnn():
+    x = inputs = keras.Input((12, 12, 3))
+    for filters in (16, 32):
+        x = k.ReLU()(k.BatchNormalization()(k.Conv2D(filters, 3, use_bias=False)(x)))
+    return keras.Model(inputs, k.Dense(10)(k.Flatten()(x)))
+
+
+def lstm():
+    return keras.Sequential([keras.Input((7, 5)), k.LSTM(32, return_sequences=True), k.LSTM(16), k.Dense(3)])
+
+
+def transformer():
+    inputs = keras.Input((9,), dtype="int32")
+    x = k.Embedding(30, 32)(inputs)
+    for _ in range(2):
+        x = k.Add()([x, k.MultiHeadAttention(4, 8)(*[k.LayerNormalization()(x)] * 2)])
+        x = k.Add()([x, k.Dense(32)(k.Dense(64, activation="gelu")(k.LayerNormalization()(x)))])
+    return keras.Model(inputs, k.Dense(5)(k.GlobalAveragePooling1D()(x)))
+
+
+def planted(seeds=20):
+    """A model with random weights, and itself with all units permuted."""
+    header(f"Planted permutations, {seeds} seeds", "model", "groups", "recovered exactly", "most sweeps")
+    for build in (lambda: mlp(128, 3), cnn, residual, lstm, transformer):
+        model, twin, exact, sweeps = build(), build(), 0, 0
+        spec = merging.PermutationSpec.from_model(model)
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            model.set_weights([np.abs(w) + rng.random(w.shape) if w.ndim < 2 else rng.normal(size=w.shape) for w in
+                               model.get_weights()])  # fmt: skip
+            twin.set_weights(spec.permute(model.get_weights(), spec.random(seed)))
+            found = merging.weight_matching([model, twin], spec=spec, seed=seed)
+            exact += all(np.array_equal(a[0], a[1]) for a in found.arrays())
+            sweeps = max(sweeps, found.sweeps)
+        name = "mlp" if isinstance(model, keras.Sequential) and len(model.layers) == 4 else build.__name__
+        row(name, len(spec.groups), f"{exact} of {seeds}", sweeps)
+
+
+def pair(rate=0.1, decay=0.05, epochs=100):
+    """Two members of 64-512-512-512-10 from different seeds: the barrier of the test loss between them."""
+    header(
+        f"64-512-512-512-10, SGD {rate}, weight decay {decay}, {epochs} epochs", "", "barrier", "removed", "middle: accuracy"
+    )
+    a, b = (trained(seed, 512, 3, rate, decay, epochs) for seed in (1, 2))
+    _, x, _, y = digits()
+    train = digits()[0]
+    row("members", "", "", f"{accuracy(a):.4f}, {accuracy(b):.4f}")
+    ways = {
+        "as they are": lambda: [a, b],
+        "weights": lambda: merging.weight_matching([a, b]).models(),
+        "weights, identity first": lambda: merging.weight_matching([a, b], init="identity").models(),
+        "activations": lambda: merging.activation_matching([a, b], train).models(),
+    }
+    naive = None
+    for name, way in ways.items():
+        found = merging.loss_barrier(*way(), (x, y), loss=LOSS, metric="accuracy")
+        naive = naive or found.barrier
+        row(name, found.barrier, f"{1 - found.barrier / naive:.1%}", float(found.scores[12]))
+
+
+def deep(rate=0.05, decay=0.02, epochs=60):
+    """Ten layers of width 128: what REPAIR gives."""
+    header(f"64-10x128-10, SGD {rate}, weight decay {decay}, {epochs} epochs", "aligned by", "average", "repaired")
+    a, b = (trained(seed, 128, 10, rate, decay, epochs) for seed in (1, 2))
+    row("members", f"{accuracy(a):.4f}, {accuracy(b):.4f}", "")
+    x = digits()[0]
+    for align in (None, "weights", "activations"):
+        row(align, *(accuracy(merging.merge_members([a, b], align=align, data=x, repair=data)) for data in (None, x)))
+
+
+def many(rate=0.1, epochs=60):
+    """Five members of 64-512-512-10 merged, with and without weight decay."""
+    columns = ("weight decay", "members", "uniform", *merging.METHODS, "share of members", "mergemany, repaired", "ensemble")
+    header(f"Five members of 64-512-512-10, SGD {rate}, {epochs} epochs", *columns)
+    train, x, _, y = digits()
+    for decay in (0.0, 0.02, 0.05):
+        models = [trained(seed, 512, 2, rate, decay, epochs) for seed in range(5)]
+        mean = float(np.mean([accuracy(model) for model in models]))
+        together = np.mean([model.predict(x, verbose=0) for model in models], axis=0).argmax(axis=-1)
+        merged = {method: accuracy(merging.merge_members(models, method=method)) for method in merging.METHODS}
+        mended = accuracy(merging.merge_members(models, repair=train))
+        share = f"{merged['mergemany'] / mean:.1%}"
+        row(
+            decay,
+            mean,
+            accuracy(merging.uniform_soup(models)),
+            *merged.values(),
+            share,
+            mended,
+            float(np.mean(together == y)),
+        )
+
+
+def timing(counts=(2, 4, 8, 16)):
+    """Seconds to match N members of 64-512-512-512-10 with random weights."""
+    header("Seconds to match N members of 64-512-512-512-10", "N", *merging.METHODS)
+    for count in counts:
+        models = []
+        for seed in range(count):
+            keras.utils.set_random_seed(seed)
+            models.append(mlp(512, 3))
+        seconds = []
+        for method in merging.METHODS:
+            start = time.perf_counter()
+            merging.weight_matching(models, method=method)
+            seconds.append(time.perf_counter() - start)
+        row(count, *seconds)
+
+
+EXPERIMENTS = {"planted": planted, "pair": pair, "deep": deep, "many": many, "time": timing}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="which; all, if left out")
+    for name in parser.parse_args().experiments or EXPERIMENTS:
+        EXPERIMENTS[name]()

@@ -1,0 +1,109 @@
+"""PeriodicModelAveraging: members that are averaged, or pulled together, every so often while they train."""
+
+import keras
+from keras import ops
+
+from keras_multiweight.copies import all_layers
+from keras_multiweight.layers.base import MultiLayer
+
+UNITS = ("batch", "epoch")
+
+
+class PeriodicModelAveraging(keras.callbacks.Callback):
+    """Every so often replaces the members' weights by their average, or pulls them towards it.
+
+    For a model of layers with a member axis, `MultiDense` and the like. Members that never part far stay mergeable: at the
+    end `uniform_soup` of them is one good network. Integers and seeds are left alone.
+
+    - `alpha=0` replaces: local SGD, or lazy aggregation. The members' optimizer states stay their own.
+    - `alpha` near 1 pulls: PAPA, whose paper takes 0.99 every 10 batches.
+    - `outer_optimizer` takes the way that the average has gone since the last time as a gradient: DiLoCo, whose paper takes
+      `keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)` every 500 batches. All members go on from where it leads.
+
+    Args:
+        period: int, how many batches or epochs lie between two averagings.
+        unit: `"batch"` or `"epoch"`. With `steps_per_execution` Keras calls callbacks once an execution, so that a period in
+            batches must not be shorter than that.
+        alpha: float from 0 to 1, how much of its own weights a member keeps.
+        warmup: int, how many batches or epochs pass before the first period begins.
+        outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
+
+    Example:
+
+    ```python
+    model.fit(x, y, epochs=30, callbacks=[merging.PeriodicModelAveraging(1, unit="epoch")])
+    ```
+
+    Reference: Jolicoeur-Martineau et al., 2023, "PopulAtion Parameter Averaging (PAPA)"; Douillard et al., 2023, "DiLoCo:
+    distributed low-communication training of language models".
+    """
+
+    def __init__(self, period, unit="batch", alpha=0.0, warmup=0, outer_optimizer=None):
+        super().__init__()
+        if period < 1 or warmup < 0 or unit not in UNITS or not 0 <= alpha <= 1 or (outer_optimizer and alpha):
+            raise ValueError(
+                'period must be at least 1, warmup at least 0, unit "batch" or "epoch", alpha from 0 to 1, and 0 with an '
+                f"outer_optimizer. Received: period={period}, warmup={warmup}, unit={unit!r}, alpha={alpha}, "
+                f"outer_optimizer={outer_optimizer}."
+            )
+        self.period = period
+        self.unit = unit
+        self.alpha = alpha
+        self.warmup = warmup
+        self.outer_optimizer = outer_optimizer
+        self._passed = 0
+        self._places = []
+
+    def on_train_begin(self, logs=None):
+        self._passed = 0
+        layers = [layer for layer in all_layers(self.model) if isinstance(layer, MultiLayer)]
+        found = {id(v): (v, layer.num_members) for layer in layers for v in layer.stacked_weights if "float" in v.dtype}
+        if not found:
+            raise ValueError(
+                "PeriodicModelAveraging needs a model with layers that have a member axis. Received: "
+                f"'{self.model.name}', which has none."
+            )
+        self._places = list(found.values())
+        if self.outer_optimizer:
+            self._outer = [keras.Variable(_mean(v.value, count), trainable=True) for v, count in self._places]
+            self.outer_optimizer.build(self._outer)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.unit == "batch":
+            self._count(batch + 1 - self._in_epoch)
+            self._in_epoch = batch + 1
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._in_epoch = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.unit == "epoch":
+            self._count(1)
+
+    def _count(self, steps):
+        """Average once if a period has ended since the last call."""
+        before, self._passed = self._passed, self._passed + steps
+        if (self._passed - self.warmup) // self.period > max((before - self.warmup) // self.period, 0):
+            self.average()
+
+    def average(self):
+        """Average now."""
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # inside an epoch the variables hold what they were at its beginning
+        means = [_mean(v.value, count) for v, count in self._places]
+        if self.outer_optimizer:
+            means = self._step(means)
+        for (variable, count), mean in zip(self._places, means):
+            pulled = ops.reshape(ops.tile(mean[None], [count] + [1] * len(mean.shape)), variable.shape)
+            variable.assign(self.alpha * variable.value + (1 - self.alpha) * pulled)
+
+    def _step(self, means):
+        """What the outer optimizer makes of the way that the average has gone."""
+        gradients = [ops.subtract(outer.value, mean) for outer, mean in zip(self._outer, means)]
+        self.outer_optimizer.apply(gradients, self._outer)
+        return [outer.value for outer in self._outer]
+
+
+def _mean(value, count):
+    """The mean over the members, which are `count` equal blocks of the first axis."""
+    return ops.mean(ops.reshape(value, (count, value.shape[0] // count, *value.shape[1:])), axis=0)

@@ -1,0 +1,70 @@
+"""The command `merge`: several saved models as one, with a table of what each step gives."""
+
+import numpy as np
+
+from keras_multiweight_cli.arrays import inputs, read_arrays
+from keras_multiweight_cli.start import errors, library
+from keras_multiweight_cli.tables import merge_table
+
+TARGETS = "y"
+
+
+def read_data(path):
+    """The inputs by name, and the targets, which are the array `y` of an .npz file, or None."""
+    arrays = read_arrays(path)
+    return arrays, arrays.pop(TARGETS, None)
+
+
+def merged(paths, align, repair, data, loss):
+    """The merged model, and a table of the steps if there are targets.
+
+    Args:
+        paths: Saved models.
+        align: "weights", "activations" or "none".
+        repair: A path of inputs for repair and for activations, or None.
+        data: A path of inputs and targets to score on, or None.
+        loss: Keras's name of the loss.
+    """
+    library()
+    from keras_multiweight import merging
+    from keras_multiweight.merging.members import open_for_merging
+
+    with errors.status("Reading the models"):
+        members = open_for_merging(paths)
+    calibration = repair and _inputs(members, read_data(repair)[0], repair)
+    alignment = None
+    if align != "none":
+        with errors.status(f"Matching {len(members)} members by {align}"):
+            match = merging.weight_matching if align == "weights" else merging.activation_matching
+            alignment = match(members) if align == "weights" else match(members, calibration)
+    with errors.status("Averaging"):
+        steps = {"average as they are": merging.merge_members(members, align=None)}
+        if alignment:
+            steps["average of aligned members"] = merging.merge_members(members, align=alignment)
+        if repair:
+            steps["repaired"] = merging.merge_members(members, align=alignment, repair=calibration)
+    return list(steps.values())[-1], data and _table(members, steps, data, loss)
+
+
+def _inputs(members, arrays, path):
+    from keras_multiweight.packing.graph import as_functional
+
+    return inputs(as_functional(members.template), arrays, path)
+
+
+def _table(members, steps, path, loss):
+    """The loss of each member, of each step, and of the ensemble."""
+    import keras
+
+    arrays, y = read_data(path)
+    if y is None:
+        raise ValueError(f"DATA must be an .npz file with the inputs and the targets as '{TARGETS}'. Received: '{path}'.")
+    x, function = _inputs(members, arrays, path), keras.losses.get(loss)
+
+    def score(answers):
+        return float(np.mean(keras.ops.convert_to_numpy(function(y, answers))))
+
+    answers = {f"member {i}": members.model(members.weights(i)).predict(x, verbose=0) for i in range(len(members))}
+    mean = sum(answers.values()) / len(members)
+    answers |= {name: model.predict(x, verbose=0) for name, model in steps.items()}
+    return merge_table(path, loss, {name: score(y_) for name, y_ in {**answers, "ensemble": mean}.items()})
