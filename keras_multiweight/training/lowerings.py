@@ -66,9 +66,14 @@ def stateless_class(cls):
     if keras.backend.backend() == "jax":
         return cls
     generic = next(base for base in reversed(cls.__mro__) if "update_step" in vars(base))
-    own = {name for base in cls.__mro__ if _is_backends(base) and issubclass(base, generic) for name in vars(base)}
-    changed = {name: getattr(generic, name) for name in own if not name.startswith("__") and hasattr(generic, name)}
-    return type(cls.__name__, (cls,), {name: value for name, value in changed.items() if callable(value)})
+    found = {name for base in cls.__mro__ if _is_backends(base) and issubclass(base, generic) for name in vars(base)}
+    steps = {name: _without_backend(cls, name) for name in found if not name.startswith("__")}
+    return type(cls.__name__, (cls,), {name: step for name, step in steps.items() if callable(step)})
+
+
+def _without_backend(cls, name):
+    """What a class would have by a name if no backend had changed it; Muon, say, has a weight decay of its own."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base) and not _is_backends(base)), None)
 
 
 def _is_backends(cls):
