@@ -222,6 +222,8 @@ def test_a_saved_pack_predicts_the_same(packed, tmp_path):
     multi.save(tmp_path / "packed.keras")
     loaded = keras.models.load_model(tmp_path / "packed.keras")
     for before, after in zip(*(tree.flatten(m.predict(x)) for m in (multi, loaded)), strict=True):
+        oracle.assert_close(after, before)  # bits differed in one run of many on TensorFlow
+    for before, after in zip(multi.member_weights(1), loaded.member_weights(1), strict=True):
         np.testing.assert_array_equal(before, after)
 
 

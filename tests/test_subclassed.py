@@ -200,8 +200,10 @@ def test_a_saved_pack_predicts_the_same(packed, tmp_path):
     multi.save(tmp_path / "packed.keras")
     loaded = keras.models.load_model(tmp_path / "packed.keras")
     for before, after in zip(*(keras.tree.flatten(m.predict(x)) for m in (multi, loaded)), strict=True):
-        np.testing.assert_array_equal(before, after)
+        oracle.assert_close(after, before)  # bits differed in one run of many on TensorFlow
     assert [type(m) for m in loaded.unpack()] == [type(m) for m in models]
+    for before, after in zip(multi.member_weights(1), loaded.member_weights(1), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
 def test_a_class_as_in_a_tutorial_packs_and_unpacks(tmp_path):
