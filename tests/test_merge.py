@@ -71,6 +71,15 @@ def test_repair_restores_the_members_means_and_deviations(dimensions):
         assert np.abs(moments(merged, x, name) - expected).max() > 0.05
 
 
+@pytest.mark.parametrize("align", ["weights", "activations"])
+def test_repair_of_permuted_copies_changes_nothing(align):
+    """The statistics of a unit are those of the units that it was averaged from, wherever these were."""
+    models, _ = planted(mlp, 3)
+    x = rows(models[0], 200)
+    repaired = merging.merge_members(models, align=align, repair=x)
+    assert_close(repaired.predict(x, verbose=0), models[0].predict(x, verbose=0), tolerance=1e-4)
+
+
 def test_repair_sees_pre_activations_behind_which_a_function_is_fused():
     models = [randomized(mlp(), seed) for seed in range(2)]
     x = rows(models[0], 200)

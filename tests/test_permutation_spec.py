@@ -105,9 +105,9 @@ def reversed_units(x):
 def test_heads_permute_and_channels_within_each_head():
     inputs = keras.Input((5, 6))
     x = k.Dense(8)(inputs)
-    x = k.Add()([x, k.MultiHeadAttention(2, 3, value_dim=4)(x, x)])
+    x = k.Add()([x, k.MultiHeadAttention(2, 4)(x, x)])
     spec = PermutationSpec.from_model(keras.Model(inputs, k.Dense(2)(x)))
-    assert groups_of(spec) == [(8, None), (2, None), (3, 2), (4, 2)]
+    assert groups_of(spec) == [(8, None), (2, None), (4, 2), (4, 2)]
     assert spec.validate() <= 1e-5
 
 

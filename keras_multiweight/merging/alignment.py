@@ -31,14 +31,18 @@ class Alignment:
     objective: float
     sweeps: int
 
+    def aligned(self):
+        """The aligned members, as `Members`."""
+        moved = [self.spec.permute(self.members.weights(i), p) for i, p in enumerate(self.permutations)]
+        return Members(self.members.template, self.members.names, [np.stack(values) for values in zip(*moved)])
+
     def arrays(self):
         """For each weight the `(N, ...)` array of the aligned members' values."""
-        aligned = [self.spec.permute(self.members.weights(i), p) for i, p in enumerate(self.permutations)]
-        return [np.stack(values) for values in zip(*aligned)]
+        return self.aligned().arrays
 
     def models(self):
         """The aligned members as Keras models. Each computes what it did before."""
-        aligned = Members(self.members.template, self.members.names, self.arrays())
+        aligned = self.aligned()
         return [aligned.model(aligned.weights(i)) for i in range(len(aligned))]
 
     def pack(self, **options):

@@ -60,6 +60,7 @@ def merge_members(
     else:
         alignment = _aligned(members, align, data, similarity, reference=reference, **options)
         merged = members.model(average(members, coefficients, _arrays(alignment, align, data, similarity, soft, reference)))
+        members = alignment.aligned()  # repair compares units in the same places
     return merged if repair is None else repaired(merged, members, repair, weights)
 
 

@@ -1,5 +1,8 @@
 """Permutation rules of raw `keras.ops` operations in a graph, by the name of their class."""
 
+import keras
+import numpy as np
+
 from keras_multiweight.merging.axes import fixed, size_of
 from keras_multiweight.merging.parts import broadcast, concatenated, reshaped, same
 from keras_multiweight.merging.registry import register_operation_permutation
@@ -21,9 +24,6 @@ def elementwise(trace, operation, *args, **kwargs):
 
 def _constants(structure):
     """Arrays among the arguments. Lists of numbers come as lists."""
-    import keras
-    import numpy as np
-
     found = []
 
     def visit(x):

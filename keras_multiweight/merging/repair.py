@@ -35,7 +35,8 @@ def repair(model, members, data, weights=None):
 
     Args:
         model: A Keras model, merged from the members. It is not changed.
-        members: A MultiModel, or a list of models.
+        members: A MultiModel, or a list of models, whose units stand in the same places as those of `model`: the aligned
+            members, not those that were aligned.
         data: Inputs as a member takes them, without targets: a few hundred to a few thousand rows, which all are held in
             memory at once.
         weights: `(N,)` how much each member counts, as in the merge.
@@ -49,7 +50,8 @@ def repair(model, members, data, weights=None):
     Example:
 
     ```python
-    merged = merging.repair(merging.uniform_soup(aligned), multi, x)
+    aligned = merging.weight_matching(models).models()
+    merged = merging.repair(merging.uniform_soup(aligned), aligned, x)
     ```
     """
     members = open_for_merging(members)
