@@ -3,7 +3,7 @@
 See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
 """
 
-from keras_multiweight import callbacks, layers, testing
+from keras_multiweight import callbacks, layers, merging, testing
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
@@ -24,6 +24,7 @@ __all__ = [
     "MultiSparseLinear",
     "callbacks",
     "layers",
+    "merging",
     "pack",
     "register_rule",
     "replicate",

@@ -61,16 +61,17 @@ def pack(
         Path | None,
         typer.Option(metavar="FILE", help="The architecture of files of weights: a saved model, or a config (.json)."),
     ] = None,
+    group: Annotated[bool, typer.Option("--group", help="Take models of several architectures.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare packed outputs with each model's own.")] = True,
     overwrite: Overwrite = False,
     modules: Modules = (),
 ):
-    """Pack saved models of one architecture into one .keras file."""
+    """Pack saved models into one .keras file."""
     paths = model_files(files)
     check_out(out, (".keras",), overwrite)
     if any(Path(path).resolve() == out.resolve() for path in paths):
         raise ValueError(f"OUT must not be one of the models to pack. Received: '{out}'.")
-    multi = library().pack(paths, template=template, verify=verify)
+    multi = library().pack(paths, template=template, group=group, verify=verify)
     with written_whole(out) as part:
         multi.save(part)
     say(f"Packed {multi.num_members} models into '{out}'.")

@@ -3,6 +3,13 @@
 
 def compare(multi, paths):
     """For each file `(same, what is shown)` of config, weights and outputs."""
+    groups = zip(multi.groups, multi.group_members) if hasattr(multi, "groups") else [(multi, range(len(paths)))]
+    rows = {i: row for group, own in groups for i, row in zip(own, _compare_alike([paths[i] for i in own], group))}
+    return [rows[i] for i in range(len(paths))]
+
+
+def _compare_alike(paths, multi):
+    """The rows of members of one architecture."""
     from keras_multiweight.packing.files import ModelFiles
     from keras_multiweight.packing.match import IncompatibleModelsError
     from keras_multiweight.packing.verify import Probe

@@ -293,6 +293,20 @@ def test_weights_pack_with_a_template_and_are_verified(files, tmp_path):
     assert "All 1 members are equal" in run("verify", out, tmp_path / "m0.weights.h5")
 
 
+def test_models_of_several_architectures_pack_and_verify_in_the_order_given(files, x, tmp_path):
+    paths, out = [files.paths[0], str(tmp_path / "deep.keras"), files.paths[1]], tmp_path / "out.keras"
+    deep = keras.Sequential([keras.Input((6,)), k.Dense(3), k.Dense(3), k.Dense(4)])
+    deep.save(paths[1])
+    fails("pack", out, *paths, match="group=True")
+    run("pack", out, *paths, "--group")
+    assert "deep.keras" in run("inspect", out)
+    assert "All 3 members are equal" in run("verify", out, *paths)
+    fails("verify", out, *reversed(paths), paths[0], match="has 3 members. Received: 4")
+    fails("verify", out, paths[1], paths[0], paths[2], match="2 of 3 members are not the model in their file")
+    multi = keras.models.load_model(out, compile=False)
+    np.testing.assert_allclose(multi.predict(x)[:, 1], deep.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+
+
 OWN = """
 import keras
 
