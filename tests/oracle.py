@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.copies import adapted_layers, set_all_weights
+from keras_multiweight.copies import adapted_layers, all_layers, set_all_weights
 
 TOLERANCE = 1e-5  # relative to the largest number that is compared
 
@@ -80,7 +80,8 @@ class Gradients:
             return _total(outputs, weight_of_outputs)
 
         if self._compiled is None or adapted_layers(self.model):  # whose constants are in what is compiled
-            self._compiled = jax.jit(jax.grad(total))
+            jit = jax.jit if all(layer.supports_jit for layer in all_layers(self.model)) else lambda function: function
+            self._compiled = jit(jax.grad(total))
         variables = self.model.trainable_variables, self.model.non_trainable_variables
         return self._compiled(*([v.value for v in group] for group in variables), x, weight_of_outputs)
 
