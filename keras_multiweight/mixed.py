@@ -41,9 +41,8 @@ class MixedMultiModel(MultiModel):
     def member_seeds(self):
         return None
 
-    @property
     def template(self):
-        raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template.")
+        raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template().")
 
     def plan(self):
         rows = [

@@ -69,9 +69,10 @@ class MultiModel(MemberTrainer):
 
     # ---- members ----
 
-    @property
     def template(self):
         """The Keras model that says what one member is. Its own weight values mean nothing.
+
+        A method: Keras saves what it finds in the properties of a model.
 
         Raises:
             ValueError: The members' class cannot be made again from its config.
@@ -87,7 +88,7 @@ class MultiModel(MemberTrainer):
             IndexError: There is no member `i`. Negative numbers count from the end.
         """
         weights = self.member_weights(i)
-        model = copy_built(self.template)
+        model = copy_built(self.template())
         set_all_weights(model, weights)
         return model
 
@@ -207,11 +208,11 @@ class MultiModel(MemberTrainer):
         super().save(filepath, *args, **kwargs)
 
     def _check_savable(self):
-        check_savable(self.template)
+        check_savable(self.template())
 
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
-        member = keras.saving.serialize_keras_object(self.template)
+        member = keras.saving.serialize_keras_object(self.template())
         return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
 
     @classmethod

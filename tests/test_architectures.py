@@ -10,7 +10,7 @@ from keras import layers as k
 from keras import ops, tree
 
 import keras_multiweight as kmw
-from keras_multiweight.copies import all_layers
+from keras_multiweight.copies import adapted_layers, all_layers
 
 DEPTHWISE = (k.DepthwiseConv2D, k.SeparableConv2D)
 MEMBERS, ROWS = 3, 4
@@ -42,6 +42,8 @@ def trained(build, seed, x):
             weight.assign(rng.uniform(1.0, 2.0, shape))
         else:
             weight.assign(rng.normal(0.0, 0.1, shape))
+    for layer in adapted_layers(model):
+        layer.finalize_state()  # which computes with constants made from its weights
     take_statistics(model, x)
     for layer in all_layers(model):
         if isinstance(layer, k.BatchNormalization):

@@ -251,7 +251,7 @@ def test_regularizers_and_constraints_act_on_each_member_alone():
     )
     layer(np.ones((B, N, 7), "float32"))
     kernel = array(layer.kernel)
-    np.testing.assert_allclose(array(sum(layer.losses)), 0.01 * (kernel**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(array(sum(layer.losses)), 0.01 * (kernel**2).reshape(N, -1).sum(1), rtol=1e-5)
     norms = np.linalg.norm(array(layer.kernel.constraint(layer.kernel)), axis=1)
     np.testing.assert_allclose(norms, np.ones(N), rtol=1e-5)
 

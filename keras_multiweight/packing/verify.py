@@ -209,6 +209,7 @@ class _Draw:
 
 def _fitting_inputs(model, specs):
     """Random inputs of a size that the model takes."""
+    specs = input_structure(model, specs)
     for size in SIZES:
         try:
             inputs = random_inputs(model, size, specs=specs)

@@ -20,7 +20,7 @@ class StackedWeights:
         trained = {id(v) for v in model.trainable_variables}
         shared = {layer.name for layer in model.shared_layers()}
         self.templates, self.stacked = [], []
-        for template, (name, index) in zip(model.template.weights, model.weight_places()):
+        for template, (name, index) in zip(model.template().weights, model.weight_places()):
             if name in shared:  # and frozen
                 continue
             variable = model.get_layer(name).stacked_weights[index]
