@@ -114,4 +114,7 @@ class MemberActivityRegularizer:
 
 def map_penalty(regularizer, members_first):
     """The penalties `(N,)` of a regulariser for each of N tensors, `(N, ...)`."""
+    if type(regularizer) is keras.regularizers.L1L2:  # which adds in place, as torch's map does not take it
+        l1, l2 = regularizer.l1, regularizer.l2
+        return ops.vectorized_map(lambda x: l1 * ops.sum(ops.abs(x)) + l2 * ops.sum(ops.square(x)), members_first)
     return ops.vectorized_map(lambda x: ops.sum(regularizer(x)), members_first)

@@ -14,7 +14,12 @@ from keras_multiweight.packing.report import Report, Row
 ROWS = 3  # of the random inputs
 BATCH_SIZE = 256  # rows of data that are computed at once
 SIZES = (8, 32, 64, 128, 17)  # tried in turn for dimensions that a model leaves open
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
+TOLERANCE = {
+    "float64": 1e-6,
+    "float32": 1e-4,
+    "bfloat16": 1e-1,
+    "float16": 2e-2,
+}  # float64: layers on torch keep parts in float32
 
 
 def verify(multi, models, x=None, *, custom_objects=None):
