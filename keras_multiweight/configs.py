@@ -53,7 +53,7 @@ def _stable_lambdas(value):
         return [_stable_lambdas(item) for item in value]
     if not isinstance(value, dict):
         return value
-    if value.get("class_name") == "__lambda__":
+    if value.get("class_name") == "__lambda__" and "code" in value["config"]:
         code = marshal.loads(base64.b64decode(value["config"]["code"]))  # of a live function, not of a file
         code = code.replace(co_filename="", co_firstlineno=1, co_linetable=b"", co_qualname="")
         return {**value, "config": {**value["config"], "code": base64.b64encode(marshal.dumps(code, 2)).decode()}}

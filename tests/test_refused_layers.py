@@ -97,7 +97,7 @@ def foreign_layer(folder):
 
         return k.TorchModuleWrapper(torch.nn.Linear(3, 2), output_shape=(None, 2))
     if BACKEND == "jax":
-        return k.JaxLayer(lambda params, x: x * params, params=np.ones((3,), "float32"))
+        return k.JaxLayer(lambda params, inputs: inputs * params, params=np.ones((3,), "float32"))
     model_of(k.Dense(2), shape=(3,)).export(str(folder), verbose=False)
     return k.TFSMLayer(str(folder), call_endpoint="serve")
 
