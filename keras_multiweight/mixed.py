@@ -131,11 +131,12 @@ def join(groups, group_members, name=None):
     """
     _check_alike(groups, group_members)
     inputs = tree.map_structure(lambda x: _input_like(groups[0].get_layer(x.name)), groups[0].input)
-    names = iter(groups[0].output_names)
-    outputs = tree.map_structure(
-        lambda *answers: JoinMembers(group_members, name=next(names), dtype=answers[0].dtype)(list(answers)),
-        *(group(inputs) for group in groups),
-    )
+    answers = [group(inputs) for group in groups]
+    joined = [
+        JoinMembers(group_members, name=output, dtype=parts[0].dtype)(list(parts))
+        for output, *parts in zip(groups[0].output_names, *map(tree.flatten, answers), strict=True)
+    ]
+    outputs = tree.pack_sequence_as(answers[0], joined)
     return MixedMultiModel(inputs, outputs, group_members=group_members, name=name)
 
 

@@ -118,9 +118,9 @@ def pack(
 def collect_weights(source, template, probe=None):
     """Compare every member with the template, and stack their weights."""
     stacks = Stacks(template, len(source.names))
-    found, architectures = [], []
+    found, configs = [], []
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
-        architectures.append(architecture(member.received))
+        configs.append(member.received)
         weights, differences = read_alike(member, i)
         if found := found + differences:
             continue  # to the end, so that the error tells all
@@ -128,7 +128,7 @@ def collect_weights(source, template, probe=None):
         if probe:
             probe.record(member.load())
     if found:
-        raise IncompatibleModelsError(found, group_by(architectures))
+        raise IncompatibleModelsError(found, group_by(map(architecture, configs)))
     return stacks
 
 
