@@ -18,7 +18,18 @@ def serialized(layer):
     """
     with warnings.catch_warnings(), _vocabularies_in_configs(layer):
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-        return keras.saving.serialize_keras_object(layer)
+        return unshared(keras.saving.serialize_keras_object(layer))
+
+
+def unshared(config):
+    """A config as it is outside of Keras's saving and loading.
+
+    While Keras does that, it numbers the objects that it serialises by their `id`, to find those that are in two places.
+    A layer that only lived to be copied leaves its `id` to the next, and the copy of the next would be the first's.
+    """
+    if isinstance(config, dict):
+        return {key: unshared(value) for key, value in config.items() if key != "shared_object_id"}
+    return type(config)(map(unshared, config)) if type(config) in (list, tuple) else config
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class MapMembers(MultiLayer):
 
     def get_config(self):
         options = {name: getattr(self, name) for name in ("num_members", "member_axis", "shared_input", "lowering")}
-        member = keras.saving.serialize_keras_object(self.member)
+        member = keras.saving.serialize_keras_object(self.template())
         member["config"] = self.member_config()
         return {"member": member, "name": self.name, **options}
 

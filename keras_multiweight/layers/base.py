@@ -19,6 +19,7 @@ from keras_multiweight.copies import (
     copy_layer,
     draws_in_training,
     set_all_weights,
+    unshared,
 )
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
@@ -90,9 +91,11 @@ class MultiLayer(keras.layers.Layer):
             self.activity_regularizer = MemberActivityRegularizer(member.activity_regularizer, num_members, member_axis)
             member.activity_regularizer = None
 
-    @property
-    def member(self):
-        """The Keras layer that says what one member is. Its own weight values mean nothing."""
+    def template(self):
+        """The Keras layer that says what one member is. Its own weight values mean nothing.
+
+        A method: Keras saves what it finds in the properties of a layer.
+        """
         return self._hidden.member
 
     @property
@@ -124,25 +127,25 @@ class MultiLayer(keras.layers.Layer):
         return super().__call__(*args, **kwargs)
 
     def build(self, input_shape=None, values=None):
-        if not self.member.built:
-            self.member.build(self._member_shape(tuple(input_shape)))
-        values = values or MemberDraws(self.member, self.num_members)
-        for index, weight in enumerate(self.member.weights):
+        if not self.template().built:
+            self.template().build(self._member_shape(tuple(input_shape)))
+        values = values or MemberDraws(self.template(), self.num_members)
+        for index, weight in enumerate(self.template().weights):
             self._hidden.weights.append(self._add_stacked(weight, lambda k=index: values.value(k)))
-        draws = MemberDraws(self.member, self.num_members)
-        for state in seed_states(self.member):
+        draws = MemberDraws(self.template(), self.num_members)
+        for state in seed_states(self.template()):
             self._hidden.seeds.append(self._add_stacked(state, lambda state=state: draws.seed(state)))
         self.built = True
 
     def _add_stacked(self, weight, value):
         stacked_shape = (self.num_members, *weight.shape)
         regularizer, constraint = getattr(weight, "regularizer", None), getattr(weight, "constraint", None)
-        name = _weight_name(weight, self.member)
+        name = _weight_name(weight, self.template())
         variable = self.add_weight(
             shape=(stacked_shape[0] * stacked_shape[1], *stacked_shape[2:]) if name in self.flat_weights else stacked_shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.reshape(value(), shape), dtype=dtype),
             dtype=weight.dtype,
-            trainable=_is_trainable(weight, self.member),
+            trainable=_is_trainable(weight, self.template()),
             autocast=False,  # each computation casts for itself, as its member does
             regularizer=regularizer and MemberRegularizer(regularizer, stacked_shape),
             constraint=constraint and MemberConstraint(constraint, stacked_shape),
@@ -187,7 +190,7 @@ class MultiLayer(keras.layers.Layer):
         The list `stacks` is emptied while the variables are made, so that no value is held twice.
         """
         layer = cls(member=member, num_members=num_members, **options)
-        build_by_plan(layer.member, build_plan(member))
+        build_by_plan(layer.template(), build_plan(member))
         layer.build(values=MemberValues(stacks))
         return layer
 
@@ -195,14 +198,14 @@ class MultiLayer(keras.layers.Layer):
         """Member `i` as an ordinary built Keras layer with its weights."""
         if not self.built:
             raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
-        layer = copy_layer(self.member, self.member_config())
-        build_by_plan(layer, build_plan(self.member))
+        layer = copy_layer(self.template(), self.member_config())
+        build_by_plan(layer, build_plan(self.template()))
         set_all_weights(layer, [self.member_value(index, i) for index in range(len(self._hidden.weights))])
         return layer
 
     def member_value(self, index, i):
         """The value of the member's weight number `index` in member `i`, as a NumPy array."""
-        variable, weight = self._hidden.weights[index], self.member.weights[index]
+        variable, weight = self._hidden.weights[index], self.template().weights[index]
         rows = variable.shape[0] // self.num_members
         i = range(self.num_members)[i]
         return np.reshape(ops.convert_to_numpy(variable.value[i * rows : (i + 1) * rows]), weight.shape)
@@ -241,7 +244,7 @@ class MultiLayer(keras.layers.Layer):
 
         The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
         """
-        draws = kwargs.get("training") and draws_in_training(self.member)
+        draws = kwargs.get("training") and draws_in_training(self.template())
         return map_members(self, args, kwargs, "unrolled" if draws else "vectorized")
 
     def call(self, *args, **kwargs):
@@ -251,16 +254,18 @@ class MultiLayer(keras.layers.Layer):
         return tree.map_structure(self._stacked_spec, self._member_outputs(args, kwargs))
 
     def compute_output_shape(self, input_shape):
-        return self._stacked_spec(keras.KerasTensor(self.member.compute_output_shape(self._member_shape(input_shape)))).shape
+        return self._stacked_spec(
+            keras.KerasTensor(self.template().compute_output_shape(self._member_shape(input_shape)))
+        ).shape
 
     def compute_mask(self, inputs, previous_mask=None):
-        overrides = type(self.member).compute_mask is not keras.layers.Layer.compute_mask
+        overrides = type(self.template()).compute_mask is not keras.layers.Layer.compute_mask
         if self.member_axis == -1 or (previous_mask is None and not overrides):
             return None
         if not overrides:
             return _map_tensors(self._spread_mask, previous_mask) if self.shared_input else previous_mask
         inputs, previous_mask = _map_tensors(self._to_rows, (inputs, previous_mask))
-        return _map_tensors(self._from_rows, self.member.compute_mask(inputs, previous_mask))
+        return _map_tensors(self._from_rows, self.template().compute_mask(inputs, previous_mask))
 
     def _spread_mask(self, mask):
         """(B, ...) -> (N, B, ...) or (B, N, ...)"""
@@ -290,10 +295,10 @@ class MultiLayer(keras.layers.Layer):
         return cls(member=cls.member_class.from_config(config), **options)
 
     def get_build_config(self):
-        return build_plan(self.member) if self.built else None
+        return build_plan(self.template()) if self.built else None
 
     def build_from_config(self, config):
-        build_by_plan(self.member, config)
+        build_by_plan(self.template(), config)
         self.build()
 
     # ---- shapes ----
@@ -301,7 +306,7 @@ class MultiLayer(keras.layers.Layer):
     def _member_outputs(self, args, kwargs):
         """What one member gives for these arguments, as KerasTensors."""
         args, kwargs = _map_tensors(self._member_spec, (args, kwargs))
-        return self.member(*args, **accepted(self.member, kwargs))
+        return self.template()(*args, **accepted(self.template(), kwargs))
 
     def _member_spec(self, x):
         return keras.KerasTensor(self._member_shape(tuple(x.shape)), keras.backend.standardize_dtype(x.dtype))
@@ -329,7 +334,7 @@ class MultiLayer(keras.layers.Layer):
 def _config(layer):
     """A layer's config; empty for a class that has none, which only `MapMembers` holds."""
     try:
-        return layer.get_config()
+        return unshared(layer.get_config())
     except NotImplementedError:
         return {}
 

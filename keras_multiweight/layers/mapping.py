@@ -30,7 +30,7 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
     flat = tree.flatten((args, kwargs))
     tensors = [] if layer.shared_input else [x for x in flat if is_tensor(x)]
     variables = layer.stacked_weights + layer.stacked_seeds
-    originals = layer.member.weights + seed_states(layer.member)
+    originals = layer.template().weights + seed_states(layer.template())
     values = [ops.reshape(v, (layer.num_members, *original.shape)) for v, original in zip(variables, originals)]
     call = StatelessCall(_MemberCall(layer, args, kwargs), originals)
     if not tensors and not values:  # all members compute the same
@@ -128,7 +128,7 @@ class _MemberCall:
 
     def __call__(self, tensors):
         args, kwargs = self._filled(tensors)
-        member, carry = self.layer.member, CarryMask()
+        member, carry = self.layer.template(), CarryMask()
         kwargs = accepted(member, kwargs)
         names = list(inspect.signature(member.call).parameters)
         arguments = {**dict(zip(names, args)), **kwargs}

@@ -125,7 +125,7 @@ class MultiLayerNormalization(_MultiOverLastAxes):
     member_class = keras.layers.LayerNormalization
 
     def _normalize(self, x, axes):
-        rms_scaling = getattr(self.member, "rms_scaling", False)
+        rms_scaling = getattr(self.template(), "rms_scaling", False)
         return ops.layer_normalization(x, axis=axes, epsilon=self.epsilon, rms_scaling=rms_scaling)
 
     def _scales(self):
@@ -215,7 +215,7 @@ class MultiGroupNormalization(MultiLayer):
     def _normalize(self, x):
         """Each row alone, with a Keras layer that is made once and not tracked: it has no weights."""
         if not hasattr(self._hidden, "plain"):
-            groups = self.member.groups * (self.num_members if self.member_axis == -1 else 1)
+            groups = self.template().groups * (self.num_members if self.member_axis == -1 else 1)
             options = {"axis": self.axis, "epsilon": self.epsilon, "center": False, "scale": False, "dtype": x.dtype}
             self._hidden.plain = keras.layers.GroupNormalization(groups, **options)
         return self._hidden.plain(x)

@@ -176,10 +176,10 @@ class MultiSparseLinear(MultiLayer):
 
     def build(self, input_shape=None, values=None):
         super().build(input_shape, values)
-        features = self.member.wiring.features
+        features = self.template().wiring.features
         _check_inputs(self.connectivity, features, self.name)
         pairs = _diagonal_or(self.connectivity, features)
-        self.wiring = Wiring(pairs.reshape((-1, *pairs.shape[-2:])), features, self.member.wiring.units)
+        self.wiring = Wiring(pairs.reshape((-1, *pairs.shape[-2:])), features, self.template().wiring.units)
 
     def call(self, inputs):
         return self.run(self._compute, inputs)
