@@ -48,7 +48,11 @@ def assert_trains_alike(
     arguments = compile_args if callable(compile_args) else lambda i: compile_args
     fit_args = {"verbose": 0, **(fit_args or {}), "shuffle": False}
     solo, starts = _members(build, num_members, seed)
-    singles = [_train_alone(solo, start, arguments(i), fit_args, _data(data, i)) for i, start in enumerate(starts)]
+    singles = []
+    for i, start in enumerate(starts):
+        solo.set_weights(start)
+        _prepare_alone(solo, arguments(i), anew=i == 0 or callable(compile_args))
+        singles.append(_Single(solo, solo.fit(**_named(_data(data, i)), **fit_args)))
     multi = pack(_with_weights(build, starts), member_inputs=member_inputs, verify=False)
     multi.compile(**_fresh(arguments, num_members, callable(compile_args)))
     history = multi.fit(**_named(_data(data, None)), **fit_args)
@@ -89,11 +93,15 @@ def _with_weights(build, starts):
         yield model
 
 
-def _train_alone(model, start, arguments, fit_args, data):
-    model.set_weights(start)
-    alone = {"optimizer": _copy(arguments.get("optimizer", "rmsprop")), "steps_per_execution": 1}
-    model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
-    return _Single(model, model.fit(**_named(data), **fit_args))
+def _prepare_alone(model, arguments, anew):
+    """Compile a model; or, where that was done with the same arguments, have its optimizer begin again, to trace once."""
+    if anew:
+        alone = {"optimizer": _copy(arguments.get("optimizer", "rmsprop")), "steps_per_execution": 1}
+        return model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
+    fresh = _copy(model.optimizer)
+    fresh.build(model.trainable_variables)
+    for variable, value in zip(model.optimizer.variables, fresh.variables, strict=True):
+        variable.assign(value)
 
 
 def _fresh(arguments, num_members, one_each):

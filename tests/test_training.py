@@ -1,5 +1,7 @@
 """Members trained in one `fit` end where N separate `fit` calls end."""
 
+import contextlib
+
 import keras
 import numpy as np
 import oracle
@@ -52,9 +54,12 @@ def test_an_optimizer_that_keras_computes_otherwise_alone_is_refused():
 @pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
 @pytest.mark.parametrize("name", cases.MODELS)
 def test_every_optimizer_trains_every_model_alike(name, optimizer):
+    """Over 30 steps from different initial weights, or refused by name."""
     build = cases.MODELS[name]
     arguments = {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
-    assert_trains_alike(build, cases.data(build), arguments, {"batch_size": 8, "epochs": 10})
+    is_refused = optimizer.startswith("ScheduleFreeAdamW") and keras.backend.backend() != "jax"
+    with pytest.raises(ValueError, match="ScheduleFreeAdamW trains") if is_refused else contextlib.nullcontext():
+        assert_trains_alike(build, cases.data(build), arguments, {"batch_size": 8, "epochs": 10})
 
 
 def test_one_optimizer_a_member_trains_alike():

@@ -119,13 +119,13 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         else:
             known = {id(s): s(self.iterations) for s in schedules if s}
             rates = [known[id(s)] if s else self.rates[i] for i, s in enumerate(schedules)]
-        return ops.stack([ops.cast(rate, "float32") for rate in rates])
+        return ops.stack([ops.cast(rate, self.rates.dtype) for rate in rates])
 
     @member_learning_rates.setter
     def member_learning_rates(self, values):
         if any(self._hidden.schedules):
             raise TypeError("A learning rate that follows a schedule cannot be set. Compile with a float learning rate.")
-        values = np.asarray(ops.convert_to_numpy(values), "float32")
+        values = np.asarray(ops.convert_to_numpy(values), self.rates.dtype)
         if self._hidden.stacked and len(set(values.tolist())) > 1:
             raise ValueError(
                 "One optimizer for all members has one learning rate. For learning rates that differ give "
