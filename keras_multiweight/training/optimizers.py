@@ -44,7 +44,8 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.scaling = optimizers[0] if isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer) else None
         hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
         hidden.config = hidden.optimizers[0].get_config()
-        hidden.schedules = [_schedule(o) for o in hidden.optimizers]
+        schedules = {id(o): _schedule(o) for o in hidden.optimizers}
+        hidden.schedules = [schedules[id(o)] for o in hidden.optimizers]
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
@@ -277,10 +278,14 @@ def _kind(optimizer):
 
 def _schedule(optimizer):
     """The function of the step that an optimizer's learning rate is, or None."""
-    rate = optimizer._learning_rate  # the property of this name gives its present value
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return rate
-    return (lambda step: rate()) if callable(rate) else None
+    if isinstance(optimizer.learning_rate, keras.Variable):
+        return None
+
+    def at(step):
+        with keras.StatelessScope([(optimizer.iterations, ops.convert_to_tensor(step))]):
+            return optimizer.learning_rate
+
+    return at
 
 
 def _constant(values):
