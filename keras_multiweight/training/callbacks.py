@@ -102,7 +102,6 @@ class MemberEarlyStopping(MemberCallback):
         for i, weights in self._kept.items():
             if self.restore_best_weights or self.stopped_epoch[i] >= 0:  # moving statistics follow the data to the end
                 self.model.set_member_weights(i, weights)
-        self.model.optimizer.active.assign(np.ones(self.model.num_members, "int32"))
 
 
 class MemberReduceLROnPlateau(MemberCallback):

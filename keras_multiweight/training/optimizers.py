@@ -5,6 +5,8 @@ Lamb, Adafactor, Muon, loss scaling. What is common to all classes is done here 
 done by `StackedUpdate` where the class is known to be elementwise, and by `MappedUpdate` everywhere else.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -219,6 +221,14 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             self._hidden.weights.assign(i, average)
 
     # ---- members ----
+
+    @contextlib.contextmanager
+    def members_active(self):
+        """A scope in which callbacks stop members; at its end, however it comes, all can be trained again."""
+        try:
+            yield
+        finally:
+            self.active.assign(np.ones(self.active.shape, "int32"))
 
     @property
     def quarantined(self):

@@ -134,14 +134,17 @@ class MemberMetrics(MemberScores):
 
     def update_state(self, batch):
         """Count in a `MemberBatch`."""
-        rows = self._rows_for(batch)
-        if rows != self.rows:
+        self.check(batch)
+        tensors = batch.with_mean() if self.rows > self.num_members else batch.tensors
+        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
+
+    def check(self, batch):
+        """Raise where a batch does not go with the batches before it."""
+        if self._rows_for(batch) != self.rows:
             raise ValueError(
                 "Targets must have a member axis in all calls after one compile(), or in none, because the metrics of the "
                 "mean need targets that serve all members. Received: both. Call compile() again in between."
             )
-        tensors = batch.with_mean() if rows > self.num_members else batch.tensors
-        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
 
     def _rows_for(self, batch):
         return self.num_members + batch.has_mean

@@ -125,7 +125,10 @@ class MemberTrainer(keras.Model):
         tracked = self._compiled.losses
         losses = ops.zeros((self.num_members,))
         if self.loss is not None:
-            losses = tracked.compute(self._batch(y, y_pred, sample_weight))
+            batch = self._batch(y, y_pred, sample_weight)
+            if self._compiled.metrics is not None:
+                self._compiled.metrics.check(batch)  # before the weights change
+            losses = tracked.compute(batch)
         for extra in self.losses:
             losses = losses + _of_each_member(ops.cast(extra, losses.dtype), self.num_members)
         tracked.update_state(losses, ops.shape(_first(x))[0])
@@ -206,21 +209,27 @@ class MemberTrainer(keras.Model):
             if validation_split and validation_data is None:
                 data, validation_data = split(data, validation_split)
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
-            return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
-        return super().fit(
-            x=x,
-            y=y,
-            batch_size=batch_size,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size,
-            **options,
-        )
+            with self._guarded(), self.optimizer.members_active():
+                return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
+        with self._guarded(), self.optimizer.members_active():
+            return super().fit(
+                x=x,
+                y=y,
+                batch_size=batch_size,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                **options,
+            )
+
+    def _guarded(self):
+        """A scope of training or evaluation that leaves a whole model, however it ends."""
+        return lowerings.values_kept([*self.variables, *self.optimizer.variables, *self.metrics_variables])
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
@@ -309,9 +318,9 @@ class MemberTrainer(keras.Model):
         data, blocks = (x, y, sample_weight), self._steps(batch_size or 32, callbacks)
         if blocks > 1 and are_arrays(data) and not steps:
             feed = Feed(self, "test", data, batch_size or 32, blocks)
-            with self._functions(test_function=feed):
+            with self._guarded(), self._functions(test_function=feed):
                 return self._returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
-        with self._functions(test_function=self._compiled.stock.get("test")):
+        with self._guarded(), self._functions(test_function=self._compiled.stock.get("test")):
             logs = super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
             self._compiled.stock["test"] = self.test_function
         return self._returned(logs, return_dict)
@@ -321,13 +330,15 @@ class MemberTrainer(keras.Model):
         if class_weight is not None and sample_weight is None:
             sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
         self._prepare(x, y, sample_weight)
-        logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
+        with self._guarded():
+            logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
         return self._returned(logs, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """As `keras.Model.test_on_batch`: means over the members."""
         self._prepare(x, y, sample_weight)
-        return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
+        with self._guarded():
+            return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
 
 
 def _scaled(optimizers):
