@@ -279,18 +279,23 @@ class MemberTrainer(keras.Model):
             programs[kind] = lowerings.step_program(self, kind, self._compiled.given["jit_compile"] is not False)
         return programs[kind]
 
-    def _prepare(self, x, y=None, sample_weight=None):
-        """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole."""
+    def _prepare(self, x, y=None, sample_weight=None, check=True):
+        """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole.
+
+        Later, `check` arrays: do they go with those before?
+        """
         self.optimizer.build(self.trainable_variables)
         scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        if all(s.stacks is not None for s in scores):
+        if all(s.stacks is not None for s in scores) and not (check and are_arrays(x)):
             return x
         batch, x = first_batch(x, y, sample_weight)
         specs = tree.map_structure(_spec, batch[0])
         y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
         y, sample_weight = tree.map_structure(_two_rows, batch[1:])
+        batch = self._batch(y, y_pred, sample_weight)
         for score in scores:
-            score.prepare(self._batch(y, y_pred, sample_weight))
+            score.prepare(batch)
+            score.check(batch)
         return x
 
     def _has_member_axis(self, y):
@@ -329,14 +334,14 @@ class MemberTrainer(keras.Model):
         """As `keras.Model.train_on_batch`: means over the members."""
         if class_weight is not None and sample_weight is None:
             sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
-        self._prepare(x, y, sample_weight)
+        self._prepare(x, y, sample_weight, check=False)
         with self._guarded():
             logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
         return self._returned(logs, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """As `keras.Model.test_on_batch`: means over the members."""
-        self._prepare(x, y, sample_weight)
+        self._prepare(x, y, sample_weight, check=False)
         with self._guarded():
             return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
 
