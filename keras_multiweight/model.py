@@ -11,6 +11,7 @@ from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
+from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
 
 BATCH_NUMBERS = 16_000_000  # activations of one batch of `predict`, in numbers, when no batch size is given
@@ -125,9 +126,22 @@ class MultiModel(MemberTrainer):
         names = [row["name"] for row in self._hidden.settings["plan"] if row["rule"] == "shared"]
         return [layer for layer in map(self.get_layer, names) if layer.variables]
 
-    def unpack(self):
-        """All members as ordinary Keras models, in order."""
-        return [self.member(i) for i in range(self.num_members)]
+    def unpack(self, optimizer=False):
+        """All members as ordinary Keras models, in order.
+
+        Args:
+            optimizer: bool. The members come compiled, each with its optimizer and that optimizer's state, and train on
+                alone as they would have here.
+
+        Raises:
+            ValueError: `optimizer=True` of a model that is not compiled.
+        """
+        if optimizer and not self.compiled:
+            raise ValueError(f"optimizer=True needs a compiled model. Received: '{self.name}', which was never compiled.")
+        members = [self.member(i) for i in range(self.num_members)]
+        for i, member in enumerate(members if optimizer else ()):
+            compile_alone(member, self, i)
+        return members
 
     def average(self, **options):
         """A Keras model whose outputs are the averages over the members. It shares this model's layers and weights.

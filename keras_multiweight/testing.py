@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_multiweight.packing.pack import pack
+from keras_multiweight.training.resume import state_variables
+from keras_multiweight.training.updates import fresh_copy
 
 ROUNDINGS = 4  # rounding comes in at every step, and not only at the start
 
@@ -79,8 +81,7 @@ class _Single:
     def __init__(self, model, history):
         self.names = [w.path for w in model.weights]
         self.weights = model.get_weights()
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        own = [v for v in optimizer.variables if v is not optimizer.learning_rate]
+        own = state_variables(model.optimizer)
         self.state_names = [v.path for v in own]
         self.state = [ops.convert_to_numpy(v) for v in own]
         self.history = {name: np.asarray(values) for name, values in history.history.items()}
@@ -108,9 +109,12 @@ def _with_weights(build, starts):
 def _prepare_alone(model, arguments, anew):
     """Compile a model; or, where that was done with the same arguments, have its optimizer begin again, to trace once."""
     if anew:
-        alone = {"optimizer": _copy(arguments.get("optimizer", "rmsprop")), "steps_per_execution": 1}
+        alone = {
+            "optimizer": fresh_copy(keras.optimizers.get(arguments.get("optimizer", "rmsprop"))),
+            "steps_per_execution": 1,
+        }
         return model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
-    fresh = _copy(model.optimizer)
+    fresh = fresh_copy(model.optimizer)
     fresh.build(model.trainable_variables)
     for variable, value in zip(model.optimizer.variables, fresh.variables, strict=True):
         variable.assign(value)
@@ -119,15 +123,8 @@ def _prepare_alone(model, arguments, anew):
 def _fresh(arguments, num_members, one_each):
     first = arguments(0)
     if not one_each:
-        return {**first, "optimizer": _copy(first.get("optimizer", "rmsprop"))}
-    return {**first, "optimizer": [_copy(arguments(i)["optimizer"]) for i in range(num_members)]}
-
-
-def _copy(optimizer):
-    """An unbuilt optimizer with the settings of another."""
-    optimizer = keras.optimizers.get(optimizer)
-    cls = next(cls for cls in type(optimizer).__mro__ if ".backend." not in cls.__module__)
-    return cls.from_config(optimizer.get_config())
+        return {**first, "optimizer": fresh_copy(keras.optimizers.get(first.get("optimizer", "rmsprop")))}
+    return {**first, "optimizer": [fresh_copy(keras.optimizers.get(arguments(i)["optimizer"])) for i in range(num_members)]}
 
 
 def _data(data, i):

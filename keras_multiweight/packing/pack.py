@@ -17,7 +17,7 @@ from keras_multiweight.packing import (
     table,  # noqa: F401  registers the rules
 )
 from keras_multiweight.packing.fallback import rule_of
-from keras_multiweight.packing.files import open_members
+from keras_multiweight.packing.files import listed, open_members
 from keras_multiweight.packing.graph import (
     called_with,
     copy_inputs,
@@ -36,6 +36,7 @@ from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks
+from keras_multiweight.training.resume import compile_like
 
 CHECKED_ROWS = 32  # at most, of example data
 
@@ -48,6 +49,7 @@ def pack(
     group=False,
     share="equal",
     member_inputs=False,
+    optimizer=False,
     verify=True,
     custom_objects=None,
     safe_mode=True,
@@ -75,6 +77,9 @@ def pack(
             everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
         member_inputs: bool. Each member reads inputs of its own, `(B, N, ...)`, in `predict` and in training; or a structure
             of bools as the inputs, where some are of each member and some serve all.
+        optimizer: bool. Compile the packed model as the models are compiled, with the state of each one's optimizer, so
+            that they train on together as they would alone. They must be models in memory that have taken equally many
+            steps with equal losses and metrics; their optimizers may differ.
         verify: bool. Compare the packed outputs with each member's own before returning: on random inputs, or on the first
             rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files. Registered ones
@@ -105,12 +110,16 @@ def pack(
         options = {
             "inputs": inputs,
             "share": share,
+            "optimizer": optimizer,
             "verify": verify,
             "custom_objects": custom_objects,
             "safe_mode": safe_mode,
         }
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
         return join(packed, [numbers for numbers, _ in groups], name)
+    models = listed(models)
+    if optimizer:
+        _check_in_memory(models)
     source = open_members(models, custom_objects, template)
     template = source.template()
     flags = input_flags(member_inputs, input_structure(template, inputs))
@@ -119,7 +128,17 @@ def pack(
     multi = build(template, stacks, source.names, share, name, inputs=inputs, flags=flags, safe_mode=safe_mode)
     if verify:
         probe.check(multi)
+    if optimizer:
+        compile_like(multi, models, custom_objects)
     return multi
+
+
+def _check_in_memory(models):
+    if not all(isinstance(model, keras.Model) for model in models):
+        raise ValueError(
+            "Optimizers are taken from models in memory. Received: paths and optimizer=True. Load the models with "
+            "keras.models.load_model first."
+        )
 
 
 def collect_weights(source, template, probe=None):

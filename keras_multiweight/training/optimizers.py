@@ -44,6 +44,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.one = not isinstance(optimizers, (list, tuple))
         optimizers = _checked(optimizers, weights.num_members)
         hidden.scaling = optimizers[0] if isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer) else None
+        hidden.given = optimizers
         hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
         hidden.config = hidden.optimizers[0].get_config()
         schedules = {id(o): _schedule(o) for o in hidden.optimizers}
@@ -241,7 +242,33 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         if self.accumulators:
             steps = ops.convert_to_numpy(self.iterations)
         common = [ops.convert_to_numpy(v)[i] for v in (*self.averages, *self.accumulators)]
-        return [steps, *common, *own]
+        return [steps, *common, *own, *(ops.convert_to_numpy(v)[i] for v in self._scales())]
+
+    def set_member_state(self, i, values):
+        """Set the variables of member `i`'s optimizer from arrays, as `member_state(i)` gives them."""
+        update = next(u for u in self._hidden.updates if i in u.members)
+        expected = [np.shape(value) for value in self.member_state(i)]
+        if expected != [np.shape(value) for value in values]:
+            raise ValueError(f"An optimizer's state must have shapes {expected}. Received: {[np.shape(v) for v in values]}.")
+        steps, *rest = values
+        common, scales = [*self.averages, *self.accumulators], self._scales()
+        own = rest[len(common) : len(rest) - len(scales)]
+        update.set_state(i, [steps // (self._hidden.config["gradient_accumulation_steps"] or 1), *own])
+        for variable, value in zip([*common, *scales], [*rest[: len(common)], *rest[len(rest) - len(scales) :]]):
+            stack = ops.convert_to_numpy(variable).copy()
+            stack[i] = value
+            variable.assign(stack)
+        self.iterations.assign(steps)
+        if scales:
+            self.counted.assign(np.where(np.arange(len(self.quarantined)) == i, steps, ops.convert_to_numpy(self.counted)))
+
+    def _scales(self):
+        """The variables of dynamic loss scaling, (N,)."""
+        return [self.counter, self.scale] if self._hidden.scaling else []
+
+    def member_optimizer(self, i):
+        """The Keras optimizer that says how member `i` trains."""
+        return self._hidden.given[i]
 
     def get_config(self):
         raise NotImplementedError("A MemberOptimizer is made by MultiModel.compile; its config is the model's.")

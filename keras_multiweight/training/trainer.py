@@ -104,6 +104,10 @@ class MemberTrainer(keras.Model):
     def _scorer(self, **compile_args):
         return scorer(self.output, self.output_names, **compile_args)
 
+    def compile_arguments(self):
+        """The arguments of `compile`, as a dict."""
+        return dict(self._compiled.given)
+
     def get_compile_config(self):
         if not self.compiled:
             return {}
