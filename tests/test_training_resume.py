@@ -11,8 +11,10 @@ import keras_multiweight as kmw
 X, Y = cases.data(cases.mlp)
 SPARSE = "sparse_categorical_crossentropy"
 FIT = {"batch_size": 8, "shuffle": False, "verbose": 0}
+EMA = keras.backend.backend() != "jax"  # where a second `fit` of one model with moving averages fails in Keras
+SLOW = ("mixed", "scaled")
 OPTIMIZERS = {
-    "averaged": lambda i: keras.optimizers.Adam(0.01, use_ema=True, gradient_accumulation_steps=2, clipnorm=0.1),
+    "averaged": lambda i: keras.optimizers.Adam(0.01, use_ema=EMA, gradient_accumulation_steps=2, clipnorm=0.1),
     "mixed": cases.mixed,
     "scaled": lambda i: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1, 0.9), dynamic_growth_steps=4),
 }
@@ -25,7 +27,7 @@ def compiled(make):
     return models
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if x in SLOW else x for x in OPTIMIZERS])
 def test_members_train_on_packed_and_apart_as_they_would_alone(name):
     """An epoch alone, one packed, one alone again; and three alone."""
     alone, parts = compiled(OPTIMIZERS[name]), compiled(OPTIMIZERS[name])

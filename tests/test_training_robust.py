@@ -32,7 +32,10 @@ class Raises(keras.callbacks.Callback):
             raise self.error
 
 
-@pytest.mark.parametrize(("error", "steps"), [(RuntimeError("mine"), 1), (KeyboardInterrupt(), 2)])
+CUTS = [pytest.param(RuntimeError("mine"), 1, marks=pytest.mark.slow), (KeyboardInterrupt(), 2)]
+
+
+@pytest.mark.parametrize(("error", "steps"), CUTS)
 def test_a_fit_that_is_cut_off_keeps_what_it_did_and_goes_on(error, steps):
     """Also with another batch size, and with members that had been stopped."""
     cut, whole = compiled(steps), compiled()
