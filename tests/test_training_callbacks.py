@@ -60,6 +60,7 @@ def test_files_rows_and_learning_rates_are_each_members_own(tmp_path):
 
 
 def test_tensorboard_has_a_run_of_each_member(tmp_path):
+    pytest.importorskip("tensorboard")  # which TensorFlow writes with
     tf = pytest.importorskip("tensorflow")
     multi = compiled()
     multi.fit(*cases.data(cases.mlp), epochs=2, callbacks=[kmw.callbacks.MemberTensorBoard(tmp_path)], **OPTIONS)
