@@ -222,6 +222,34 @@ def test_a_sick_member_is_quarantined_and_the_others_go_on():
     assert np.isfinite(sick.history.history["loss"]).all()
 
 
+@pytest.fixture
+def half_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def test_in_half_precision_the_loss_of_each_member_is_scaled_alone(half_precision):
+    """One member's gradients overflow in the second batch: it alone leaves out the step, and halves its scale."""
+    x, y = cases.data(cases.mlp)  # whose model Keras alone does not train in halves on TensorFlow
+    layers = [keras.Input((4,)), k.Dense(6, activation="tanh"), k.Dense(3, activation="softmax", dtype="float32")]
+    multi = kmw.replicate(keras.Sequential(layers), 3, seed=0)
+    weights = np.ones((len(x), 3), "float32")
+    weights[10:20, 1] = 1e30
+    singles, starts = multi.unpack(), [multi.member_weights(i) for i in range(3)]
+    multi.compile("sgd", **SPARSE)
+    multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)
+    for i, (single, start) in enumerate(zip(singles, starts)):
+        single.compile("sgd", **SPARSE)
+        single.fit(x, y, sample_weight=weights[:, i], shuffle=False, verbose=0, **FIT)
+        moved = max(np.abs(a - b).max() for a, b in zip(single.get_weights(), start))
+        for expected, received in zip(single.get_weights(), multi.member_weights(i)):
+            oracle.assert_close(received, expected, f"member {i}", tolerance=2e-3, scale=moved)  # halves have 11 bits
+        scale = float(ops.convert_to_numpy(single.optimizer.dynamic_scale))
+        assert multi.optimizer.member_state(i)[-1] == scale == 2.0 ** (12 if i == 1 else 15)
+
+
 def test_training_on_one_batch_trains_alike():
     x, y = cases.data(cases.mlp)
     multi, whole = (packed() for _ in range(2))
