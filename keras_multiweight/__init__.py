@@ -34,8 +34,11 @@ __all__ = [
 ]
 
 
-def unpack(multi):
-    """All members of a MultiModel as ordinary Keras models, in order; their weights are bit-equal to what was packed."""
+def unpack(multi, optimizer=False):
+    """All members of a MultiModel as ordinary Keras models, in order; their weights are bit-equal to what was packed.
+
+    With `optimizer=True` they are compiled, and train on alone as they would have in the MultiModel.
+    """
     if not isinstance(multi, MultiModel):
         raise ValueError(f"unpack takes a MultiModel, as keras.models.load_model gives it. Received: {multi!r}.")
-    return multi.unpack()
+    return multi.unpack(optimizer)

@@ -6,6 +6,14 @@ from keras_multiweight.training.callbacks import (
     MemberCSVLogger,
     MemberEarlyStopping,
     MemberReduceLROnPlateau,
+    MemberTensorBoard,
 )
 
-__all__ = ["MemberCSVLogger", "MemberCallback", "MemberCheckpoint", "MemberEarlyStopping", "MemberReduceLROnPlateau"]
+__all__ = [
+    "MemberCSVLogger",
+    "MemberCallback",
+    "MemberCheckpoint",
+    "MemberEarlyStopping",
+    "MemberReduceLROnPlateau",
+    "MemberTensorBoard",
+]

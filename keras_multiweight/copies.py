@@ -73,8 +73,8 @@ def copy_layer(layer, config=None, **changes):
     finally:
         random.setstate(state)
     for original, other in _pairs(layer, copy):
-        if not getattr(original, "autocast", True):  # which raw operations have not, and Keras leaves out of configs
-            other.autocast = False
+        if isinstance(original, keras.layers.Layer):  # and no raw operation
+            other.autocast = original.autocast  # which Keras leaves out of configs
     return copy
 
 

@@ -1,5 +1,7 @@
 """Members trained in one `fit` end where N separate `fit` calls end."""
 
+import contextlib
+
 import keras
 import numpy as np
 import oracle
@@ -41,6 +43,11 @@ def test_optimizers_that_are_not_elementwise_train_alike(name):
     compare(cases.mlp, optimizer=cases.OPTIMIZERS[name]())
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere products of members have roundings of their own")
+def test_an_mlp_trains_bit_equal_on_jax():
+    assert compare(cases.mlp, optimizer="adam") == 0.0
+
+
 def test_an_optimizer_that_keras_computes_otherwise_alone_is_refused():
     if keras.backend.backend() == "jax":
         return compare(cases.mlp, optimizer=keras.optimizers.ScheduleFreeAdamW(0.01))
@@ -52,9 +59,12 @@ def test_an_optimizer_that_keras_computes_otherwise_alone_is_refused():
 @pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
 @pytest.mark.parametrize("name", cases.MODELS)
 def test_every_optimizer_trains_every_model_alike(name, optimizer):
+    """Over 30 steps from different initial weights, or refused by name."""
     build = cases.MODELS[name]
     arguments = {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
-    assert_trains_alike(build, cases.data(build), arguments, {"batch_size": 8, "epochs": 10})
+    is_refused = optimizer.startswith("ScheduleFreeAdamW") and keras.backend.backend() != "jax"
+    with pytest.raises(ValueError, match="ScheduleFreeAdamW trains") if is_refused else contextlib.nullcontext():
+        assert_trains_alike(build, cases.data(build), arguments, {"batch_size": 8, "epochs": 10})
 
 
 def test_one_optimizer_a_member_trains_alike():
@@ -210,6 +220,34 @@ def test_a_sick_member_is_quarantined_and_the_others_go_on():
     assert all(np.isfinite(w).all() for w in sick.member_weights(1))
     assert np.isfinite(sick.member_history["loss"][:, [0, 2]]).all()
     assert np.isfinite(sick.history.history["loss"]).all()
+
+
+@pytest.fixture
+def half_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def test_in_half_precision_the_loss_of_each_member_is_scaled_alone(half_precision):
+    """One member's gradients overflow in the second batch: it alone leaves out the step, and halves its scale."""
+    x, y = cases.data(cases.mlp)  # whose model Keras alone does not train in halves on TensorFlow
+    layers = [keras.Input((4,)), k.Dense(6, activation="tanh"), k.Dense(3, activation="softmax", dtype="float32")]
+    multi = kmw.replicate(keras.Sequential(layers), 3, seed=0)
+    weights = np.ones((len(x), 3), "float32")
+    weights[10:20, 1] = 1e30
+    singles, starts = multi.unpack(), [multi.member_weights(i) for i in range(3)]
+    multi.compile("sgd", **SPARSE)
+    multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)
+    for i, (single, start) in enumerate(zip(singles, starts)):
+        single.compile("sgd", **SPARSE)
+        single.fit(x, y, sample_weight=weights[:, i], shuffle=False, verbose=0, **FIT)
+        moved = max(np.abs(a - b).max() for a, b in zip(single.get_weights(), start))
+        for expected, received in zip(single.get_weights(), multi.member_weights(i)):
+            oracle.assert_close(received, expected, f"member {i}", tolerance=2e-3, scale=moved)  # halves have 11 bits
+        scale = float(ops.convert_to_numpy(single.optimizer.dynamic_scale))
+        assert multi.optimizer.member_state(i)[-1] == scale == 2.0 ** (12 if i == 1 else 15)
 
 
 def test_training_on_one_batch_trains_alike():

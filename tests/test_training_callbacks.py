@@ -59,6 +59,19 @@ def test_files_rows_and_learning_rates_are_each_members_own(tmp_path):
     np.testing.assert_allclose(rates, [0.3 * 0.5**3, 0.3, 0.3], rtol=1e-6)
 
 
+def test_tensorboard_has_a_run_of_each_member(tmp_path):
+    pytest.importorskip("tensorboard")  # which TensorFlow writes with
+    tf = pytest.importorskip("tensorflow")
+    multi = compiled()
+    multi.fit(*cases.data(cases.mlp), epochs=2, callbacks=[kmw.callbacks.MemberTensorBoard(tmp_path)], **OPTIONS)
+    for i in range(3):
+        for part, name in (("train", "loss"), ("validation", "val_loss")):
+            (path,) = (tmp_path / f"member_{i}" / part).glob("events.*.v2")
+            values = [v for event in tf.compat.v1.train.summary_iterator(str(path)) for v in event.summary.value]
+            received = [float(tf.make_ndarray(v.tensor)) for v in values if v.tag == "epoch_loss"]
+            assert received == pytest.approx(multi.member_history[name][:, i])
+
+
 def test_a_monitor_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match=r"among \['loss', 'val_loss'\].*Received: monitor='accuracy'"):
         compiled().fit(*cases.data(cases.mlp), callbacks=[kmw.callbacks.MemberEarlyStopping("accuracy")], **OPTIONS)

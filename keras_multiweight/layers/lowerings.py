@@ -30,15 +30,32 @@ def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
     )
 
 
+def shared_matmul(x, kernel):
+    """(B, in) times (N, in, out): (N, B, out)
+
+    JAX joins the members to one product, which XLA on a CPU computes in another order than that of one member alone. N
+    products side by side give each member, forward and backward, the bits that it has alone, in 0.6 to 1.4 times the time.
+    """
+    if _is_jax_on_cpu():
+        x = ops.broadcast_to(x, (kernel.shape[0], *ops.shape(x)))
+    return ops.matmul(x, kernel)
+
+
+@functools.cache
+def _is_jax_on_cpu():
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
 @functools.cache
 def _compiles_slow_groups():
     """Whether grouped convolutions go through XLA on a CPU."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    if backend == "tensorflow":
+    if _is_jax_on_cpu():
+        return True
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         return not tf.config.list_physical_devices("GPU")

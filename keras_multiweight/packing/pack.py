@@ -17,23 +17,26 @@ from keras_multiweight.packing import (
     table,  # noqa: F401  registers the rules
 )
 from keras_multiweight.packing.fallback import rule_of
-from keras_multiweight.packing.files import open_members
+from keras_multiweight.packing.files import listed, open_members
 from keras_multiweight.packing.graph import (
     called_with,
     copy_inputs,
     count_calls,
+    input_structure,
     is_graph,
     output_names,
     takes_training,
     walk,
 )
 from keras_multiweight.packing.groups import architecture, group_by, groups_of
+from keras_multiweight.packing.inputs import at_members, input_flags
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks
+from keras_multiweight.training.resume import compile_like
 
 CHECKED_ROWS = 32  # at most, of example data
 
@@ -45,6 +48,8 @@ def pack(
     inputs=None,
     group=False,
     share="equal",
+    member_inputs=False,
+    optimizer=False,
     verify=True,
     custom_objects=None,
     safe_mode=True,
@@ -70,6 +75,11 @@ def pack(
             default, finds all of them; a model with a shared layer that can train, or that draws random numbers in
             training, predicts but is not trained. `"frozen"` leaves those layers apart. `None` keeps N copies of
             everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
+        member_inputs: bool. Each member reads inputs of its own, `(B, N, ...)`, in `predict` and in training; or a structure
+            of bools as the inputs, where some are of each member and some serve all.
+        optimizer: bool. Compile the packed model as the models are compiled, with the state of each one's optimizer, so
+            that they train on together as they would alone. They must be models in memory that have taken equally many
+            steps with equal losses and metrics; their optimizers may differ.
         verify: bool. Compare the packed outputs with each member's own before returning: on random inputs, or on the first
             rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files. Registered ones
@@ -96,23 +106,39 @@ def pack(
     ```
     """
     if group and len(groups := groups_of(models, custom_objects, template)) > 1:
+        _refuse_member_inputs(member_inputs)
         options = {
             "inputs": inputs,
             "share": share,
+            "optimizer": optimizer,
             "verify": verify,
             "custom_objects": custom_objects,
             "safe_mode": safe_mode,
         }
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
         return join(packed, [numbers for numbers, _ in groups], name)
+    models = listed(models)
+    if optimizer:
+        _check_in_memory(models)
     source = open_members(models, custom_objects, template)
     template = source.template()
-    probe = Probe(template, inputs, rows=CHECKED_ROWS) if verify else None
+    flags = input_flags(member_inputs, input_structure(template, inputs))
+    probe = Probe(template, inputs, CHECKED_ROWS, flags, len(source.names)) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, share=share, name=name, inputs=inputs, safe_mode=safe_mode)
+    multi = build(template, stacks, source.names, share, name, inputs=inputs, flags=flags, safe_mode=safe_mode)
     if verify:
         probe.check(multi)
+    if optimizer:
+        compile_like(multi, models, custom_objects)
     return multi
+
+
+def _check_in_memory(models):
+    if not all(isinstance(model, keras.Model) for model in models):
+        raise ValueError(
+            "Optimizers are taken from models in memory. Received: paths and optimizer=True. Load the models with "
+            "keras.models.load_model first."
+        )
 
 
 def collect_weights(source, template, probe=None):
@@ -143,12 +169,20 @@ def read_alike(member, i):
         return None, error.differences
 
 
-def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None, safe_mode=True):
-    """The packed model of a template, from the stacked weights of its members."""
+def _refuse_member_inputs(member_inputs):
+    if any(keras.tree.flatten(member_inputs)):
+        raise ValueError(
+            "Models of several architectures read the same inputs. Received: member_inputs and group=True. Pack each "
+            "architecture by itself."
+        )
+
+
+def build(template, stacks, member_names, share, name=None, *, member_seeds=None, inputs=None, flags=(), safe_mode=True):
+    """The packed model of a template, from the stacked weights of its members. `flags` are those of `packing/inputs.py`."""
     trace = Trace(len(member_names), safe_mode)
     packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
-    inputs = copy_inputs(template, trace.unique_name, inputs)
-    outputs = packer.run(template, trace.mark(inputs, Layout.SHARED))
+    inputs = copy_inputs(template, trace.unique_name, inputs, [(trace.num_members,) if flag else () for flag in flags])
+    outputs = packer.run(template, at_members(trace, inputs, flags))
     outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
     member = _copy_or_reason(template)
     weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
@@ -158,6 +192,7 @@ def build(template, stacks, member_names, share, name=None, member_seeds=None, i
         member=member,
         member_names=member_names,
         member_seeds=member_seeds,
+        member_inputs=list(flags),
         slots=[trace.slots[id(weight)] for weight in weights],
         plan=trace.plan,
         name=name or f"multi_{template.name}",

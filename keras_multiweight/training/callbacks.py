@@ -102,7 +102,6 @@ class MemberEarlyStopping(MemberCallback):
         for i, weights in self._kept.items():
             if self.restore_best_weights or self.stopped_epoch[i] >= 0:  # moving statistics follow the data to the end
                 self.model.set_member_weights(i, weights)
-        self.model.optimizer.active.assign(np.ones(self.model.num_members, "int32"))
 
 
 class MemberReduceLROnPlateau(MemberCallback):
@@ -172,3 +171,32 @@ class MemberCSVLogger(keras.callbacks.Callback):
             if is_first:
                 writer.writeheader()
             writer.writerow({"epoch": epoch, **columns})
+
+
+class MemberTensorBoard(keras.callbacks.Callback):
+    """Writes every loss and metric of each member for TensorBoard: a run a member, `log_dir/member_0`, ...
+
+    As `keras.callbacks.TensorBoard`, which needs TensorFlow on every backend; `learning_rate` is the mean of the members'.
+
+    Args:
+        log_dir: Path of the folder.
+    """
+
+    def __init__(self, log_dir):
+        super().__init__()
+        self.log_dir = pathlib.Path(log_dir)
+
+    def on_train_begin(self, logs=None):
+        folders = [self.log_dir / f"member_{i}" for i in range(self.model.num_members)]
+        self._boards = [keras.callbacks.TensorBoard(str(folder), write_graph=False) for folder in folders]
+        for board in self._boards:
+            board.set_model(self.model)
+            board.on_train_begin()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for i, board in enumerate(self._boards):
+            board.on_epoch_end(epoch, {name: float(values[i]) for name, values in self.model.member_logs.items()})
+
+    def on_train_end(self, logs=None):
+        for board in self._boards:
+            board.on_train_end()

@@ -19,12 +19,12 @@ class Clipping:
         for name, step in steps.items():
             limits = [getattr(optimizer, name) or 0.0 for optimizer in optimizers]
             if any(limit > 0 for limit in limits):
-                self._steps.append((step, np.array(limits, "float32")))
+                self._steps.append((step, np.array(limits)))
 
     def __call__(self, gradients):
         """The clipped gradients: dict of numbers of weights to `MemberGradient`."""
         for step, limits in self._steps:
-            clipped = step(gradients, ops.convert_to_tensor(np.where(limits > 0, limits, 1.0).astype("float32")))
+            clipped = step(gradients, np.where(limits > 0, limits, 1.0))
             gradients = {i: _where(limits > 0, clipped[i], gradients[i]) for i in gradients}
         return gradients
 
@@ -35,19 +35,29 @@ def _by_norm(gradients, limits):
 
 def _limited(values, squares, limits):
     norms = ops.where(squares > 0, ops.sqrt(ops.where(squares > 0, squares, 1.0)), squares)
-    limits = ops.cast(limits, values.dtype)
+    limits = _like(limits, norms)
     return values * per_member(limits, values) / per_member(ops.maximum(norms, limits), values)
 
 
 def _by_global_norm(gradients, limits):
     norms = ops.sqrt(sum(gradient.squares() for gradient in gradients.values()))
+    limits = _like(limits, norms)
     scale = limits * ops.minimum(1.0 / norms, 1.0 / limits) + (norms - norms)  # NaN where a norm is not finite
     scaled = {i: gradient.dense() for i, gradient in gradients.items()}  # Keras's product with a sparse one is dense
     return {i: g.map(lambda v: v * per_member(ops.cast(scale, v.dtype), v)) for i, g in scaled.items()}
 
 
 def _by_value(gradients, limits):
-    return {i: g.map(lambda v: ops.clip(v, -per_member(limits, v), per_member(limits, v))) for i, g in gradients.items()}
+    return {i: g.map(lambda v: _bounded(v, per_member(_like(limits, v), v))) for i, g in gradients.items()}
+
+
+def _bounded(values, limits):
+    return ops.clip(values, -limits, limits)
+
+
+def _like(limits, x):
+    """(N,) limits in the dtype of a tensor: in another they are other numbers."""
+    return ops.convert_to_tensor(limits, dtype=x.dtype)
 
 
 def _where(clips, clipped, gradient):

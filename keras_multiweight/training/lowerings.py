@@ -1,6 +1,7 @@
 """The one place of training for code of a single backend."""
 
 import contextlib
+import functools
 
 import keras
 from keras import ops, tree
@@ -89,6 +90,30 @@ def outside_of_graphs():
     return tf.init_scope()
 
 
+@contextlib.contextmanager
+def values_kept(variables):
+    """A scope that leaves no variable without its value, however it ends.
+
+    On JAX Keras takes the values out of a model's variables before the first step. A step that raises when it is traced,
+    because of its data, say, would leave a model without weights.
+    """
+    values = [v.value for v in variables] if keras.backend.backend() == "jax" else []
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, values):
+            if _is_empty(variable):
+                variable.assign(value)
+        raise
+
+
+def _is_empty(variable):
+    try:
+        return variable.value is None
+    except TypeError:  # it looks for its initialiser in vain
+        return True
+
+
 def is_eager():
     """Whether Python sees the numbers of a training step: torch runs it as it reads it."""
     return keras.backend.backend() == "torch"
@@ -159,7 +184,7 @@ def _jax_program(model, kind, xla):
 
     step = model.train_step if kind == "train" else model.test_step
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=0)
     def run(state, arrays, rows, count):
         def body(at, state):
             data = jax.tree.map(lambda a: a[rows[at]], arrays)

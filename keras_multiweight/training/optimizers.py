@@ -5,6 +5,8 @@ Lamb, Adafactor, Muon, loss scaling. What is common to all classes is done here 
 done by `StackedUpdate` where the class is known to be elementwise, and by `MappedUpdate` everywhere else.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -42,9 +44,11 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.one = not isinstance(optimizers, (list, tuple))
         optimizers = _checked(optimizers, weights.num_members)
         hidden.scaling = optimizers[0] if isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer) else None
+        hidden.given = optimizers
         hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
         hidden.config = hidden.optimizers[0].get_config()
-        hidden.schedules = [_schedule(o) for o in hidden.optimizers]
+        schedules = {id(o): _schedule(o) for o in hidden.optimizers}
+        hidden.schedules = [schedules[id(o)] for o in hidden.optimizers]
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
@@ -119,13 +123,13 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         else:
             known = {id(s): s(self.iterations) for s in schedules if s}
             rates = [known[id(s)] if s else self.rates[i] for i, s in enumerate(schedules)]
-        return ops.stack([ops.cast(rate, "float32") for rate in rates])
+        return ops.stack([ops.cast(rate, self.rates.dtype) for rate in rates])
 
     @member_learning_rates.setter
     def member_learning_rates(self, values):
         if any(self._hidden.schedules):
             raise TypeError("A learning rate that follows a schedule cannot be set. Compile with a float learning rate.")
-        values = np.asarray(ops.convert_to_numpy(values), "float32")
+        values = np.asarray(ops.convert_to_numpy(values), self.rates.dtype)
         if self._hidden.stacked and len(set(values.tolist())) > 1:
             raise ValueError(
                 "One optimizer for all members has one learning rate. For learning rates that differ give "
@@ -219,6 +223,14 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     # ---- members ----
 
+    @contextlib.contextmanager
+    def members_active(self):
+        """A scope in which callbacks stop members; at its end, however it comes, all can be trained again."""
+        try:
+            yield
+        finally:
+            self.active.assign(np.ones(self.active.shape, "int32"))
+
     @property
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
@@ -230,7 +242,33 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         if self.accumulators:
             steps = ops.convert_to_numpy(self.iterations)
         common = [ops.convert_to_numpy(v)[i] for v in (*self.averages, *self.accumulators)]
-        return [steps, *common, *own]
+        return [steps, *common, *own, *(ops.convert_to_numpy(v)[i] for v in self._scales())]
+
+    def set_member_state(self, i, values):
+        """Set the variables of member `i`'s optimizer from arrays, as `member_state(i)` gives them."""
+        update = next(u for u in self._hidden.updates if i in u.members)
+        expected = [np.shape(value) for value in self.member_state(i)]
+        if expected != [np.shape(value) for value in values]:
+            raise ValueError(f"An optimizer's state must have shapes {expected}. Received: {[np.shape(v) for v in values]}.")
+        steps, *rest = values
+        common, scales = [*self.averages, *self.accumulators], self._scales()
+        own = rest[len(common) : len(rest) - len(scales)]
+        update.set_state(i, [steps // (self._hidden.config["gradient_accumulation_steps"] or 1), *own])
+        for variable, value in zip([*common, *scales], [*rest[: len(common)], *rest[len(rest) - len(scales) :]]):
+            stack = ops.convert_to_numpy(variable).copy()
+            stack[i] = value
+            variable.assign(stack)
+        self.iterations.assign(steps)
+        if scales:
+            self.counted.assign(np.where(np.arange(len(self.quarantined)) == i, steps, ops.convert_to_numpy(self.counted)))
+
+    def _scales(self):
+        """The variables of dynamic loss scaling, (N,)."""
+        return [self.counter, self.scale] if self._hidden.scaling else []
+
+    def member_optimizer(self, i):
+        """The Keras optimizer that says how member `i` trains."""
+        return self._hidden.given[i]
 
     def get_config(self):
         raise NotImplementedError("A MemberOptimizer is made by MultiModel.compile; its config is the model's.")
@@ -277,10 +315,14 @@ def _kind(optimizer):
 
 def _schedule(optimizer):
     """The function of the step that an optimizer's learning rate is, or None."""
-    rate = optimizer._learning_rate  # the property of this name gives its present value
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        return rate
-    return (lambda step: rate()) if callable(rate) else None
+    if isinstance(optimizer.learning_rate, keras.Variable):
+        return None
+
+    def at(step):
+        with keras.StatelessScope([(optimizer.iterations, ops.convert_to_tensor(step))]):
+            return optimizer.learning_rate
+
+    return at
 
 
 def _constant(values):

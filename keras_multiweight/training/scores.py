@@ -80,6 +80,9 @@ class MemberScores(keras.metrics.Metric):
                 self._score(*batch.part([x[0] for x in batch.tensors]))
             self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
 
+    def check(self, batch):
+        """Raise a ValueError where a batch does not go with the batches before it."""
+
     def _rows_for(self, batch):
         return self.num_members
 
@@ -134,14 +137,16 @@ class MemberMetrics(MemberScores):
 
     def update_state(self, batch):
         """Count in a `MemberBatch`."""
-        rows = self._rows_for(batch)
-        if rows != self.rows:
+        self.check(batch)
+        tensors = batch.with_mean() if self.rows > self.num_members else batch.tensors
+        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
+
+    def check(self, batch):
+        if self._rows_for(batch) != self.rows:
             raise ValueError(
                 "Targets must have a member axis in all calls after one compile(), or in none, because the metrics of the "
                 "mean need targets that serve all members. Received: both. Call compile() again in between."
             )
-        tensors = batch.with_mean() if rows > self.num_members else batch.tensors
-        self._map(lambda parts: self._score(*batch.part(parts)), tensors)
 
     def _rows_for(self, batch):
         return self.num_members + batch.has_mean

@@ -22,6 +22,7 @@ class _Hidden:
         self.given = given  # the arguments of `compile`
         self.losses = None
         self.metrics = None
+        self.names = []  # of the results, in order: Keras sorts what it returns
         self.programs = {}  # of many steps, by kind
         self.stock = {}  # Keras's own functions, by kind
 
@@ -103,6 +104,10 @@ class MemberTrainer(keras.Model):
     def _scorer(self, **compile_args):
         return scorer(self.output, self.output_names, **compile_args)
 
+    def compile_arguments(self):
+        """The arguments of `compile`, as a dict."""
+        return dict(self._compiled.given)
+
     def get_compile_config(self):
         if not self.compiled:
             return {}
@@ -124,7 +129,10 @@ class MemberTrainer(keras.Model):
         tracked = self._compiled.losses
         losses = ops.zeros((self.num_members,))
         if self.loss is not None:
-            losses = tracked.compute(self._batch(y, y_pred, sample_weight))
+            batch = self._batch(y, y_pred, sample_weight)
+            if self._compiled.metrics is not None:
+                self._compiled.metrics.check(batch)  # before the weights change
+            losses = tracked.compute(batch)
         for extra in self.losses:
             losses = losses + _of_each_member(ops.cast(extra, losses.dtype), self.num_members)
         tracked.update_state(losses, ops.shape(_first(x))[0])
@@ -134,6 +142,16 @@ class MemberTrainer(keras.Model):
         if self._compiled.metrics is not None:
             self._compiled.metrics.update_state(self._batch(y, y_pred, sample_weight))
         return self.get_metrics_result()
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        self._compiled.names = list(results)
+        return results
+
+    def _returned(self, logs, return_dict):
+        """A dict, or the values in the order of a single model's: the loss first."""
+        values = [logs[name] for name in self._compiled.names]
+        return logs if return_dict else values[0] if len(values) == 1 else values
 
     def _batch(self, y, y_pred, sample_weight):
         said = {key: self._compiled.given[key] for key in ("member_targets", "member_weights")}
@@ -165,10 +183,11 @@ class MemberTrainer(keras.Model):
         validation_batch_size=None,
         validation_freq=1,
     ):
-        """Train all members: as `keras.Model.fit`. Every member sees the same batches.
+        """Train all members: as `keras.Model.fit`. Every member sees the same batches, or its own rows of them.
 
         Args:
-            x: The inputs of one member, which all members read.
+            x: The inputs of one member, which all members read; or, of a model packed with `member_inputs=True`, the
+                inputs of each member, `(B, N, ...)`.
             y: Targets for all members, or for each: see `compile`.
             sample_weight: `(B,)` for all members, or `(B, N)` for each. With `(B, N)` each member can have a sample, a fold
                 or a bootstrap of its own.
@@ -194,21 +213,27 @@ class MemberTrainer(keras.Model):
             if validation_split and validation_data is None:
                 data, validation_data = split(data, validation_split)
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
-            return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
-        return super().fit(
-            x=x,
-            y=y,
-            batch_size=batch_size,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_batch_size=validation_batch_size,
-            **options,
-        )
+            with self._guarded(), self.optimizer.members_active():
+                return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
+        with self._guarded(), self.optimizer.members_active():
+            return super().fit(
+                x=x,
+                y=y,
+                batch_size=batch_size,
+                callbacks=callbacks,
+                validation_split=validation_split,
+                validation_data=validation_data,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                **options,
+            )
+
+    def _guarded(self):
+        """A scope of training or evaluation that leaves a whole model, however it ends."""
+        return lowerings.values_kept([*self.variables, *self.optimizer.variables, *self.metrics_variables])
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
@@ -258,18 +283,23 @@ class MemberTrainer(keras.Model):
             programs[kind] = lowerings.step_program(self, kind, self._compiled.given["jit_compile"] is not False)
         return programs[kind]
 
-    def _prepare(self, x, y=None, sample_weight=None):
-        """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole."""
+    def _prepare(self, x, y=None, sample_weight=None, check=True):
+        """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole.
+
+        Later, `check` arrays: do they go with those before?
+        """
         self.optimizer.build(self.trainable_variables)
         scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        if all(s.stacks is not None for s in scores):
+        if all(s.stacks is not None for s in scores) and not (check and are_arrays(x)):
             return x
         batch, x = first_batch(x, y, sample_weight)
         specs = tree.map_structure(_spec, batch[0])
         y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
         y, sample_weight = tree.map_structure(_two_rows, batch[1:])
+        batch = self._batch(y, y_pred, sample_weight)
         for score in scores:
-            score.prepare(self._batch(y, y_pred, sample_weight))
+            score.prepare(batch)
+            score.check(batch)
         return x
 
     def _has_member_axis(self, y):
@@ -297,25 +327,27 @@ class MemberTrainer(keras.Model):
         data, blocks = (x, y, sample_weight), self._steps(batch_size or 32, callbacks)
         if blocks > 1 and are_arrays(data) and not steps:
             feed = Feed(self, "test", data, batch_size or 32, blocks)
-            with self._functions(test_function=feed):
-                return _returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
-        with self._functions(test_function=self._compiled.stock.get("test")):
+            with self._guarded(), self._functions(test_function=feed):
+                return self._returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
+        with self._guarded(), self._functions(test_function=self._compiled.stock.get("test")):
             logs = super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
             self._compiled.stock["test"] = self.test_function
-        return _returned(logs, return_dict)
+        return self._returned(logs, return_dict)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """As `keras.Model.train_on_batch`: means over the members."""
         if class_weight is not None and sample_weight is None:
             sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
-        self._prepare(x, y, sample_weight)
-        logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
-        return _returned(logs, return_dict)
+        self._prepare(x, y, sample_weight, check=False)
+        with self._guarded():
+            logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
+        return self._returned(logs, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """As `keras.Model.test_on_batch`: means over the members."""
-        self._prepare(x, y, sample_weight)
-        return _returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
+        self._prepare(x, y, sample_weight, check=False)
+        with self._guarded():
+            return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
 
 
 def _scaled(optimizers):
@@ -334,11 +366,6 @@ def _of_each_member(loss, num_members):
 
 def _first(x):
     return next(leaf for leaf in tree.flatten(x) if leaf is not None)
-
-
-def _returned(logs, return_dict):
-    values = list(logs.values())
-    return logs if return_dict else values[0] if len(values) == 1 else values
 
 
 def _with_history(callbacks):

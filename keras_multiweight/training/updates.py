@@ -28,13 +28,22 @@ ELEMENTWISE = (k.Adadelta, k.Adagrad, k.Adam, k.Adamax, k.AdamW, k.Ftrl, k.Lion,
 STARTS_ALIKE = (*ELEMENTWISE, k.Adafactor, k.Lamb, k.Muon)  # their state does not depend on the weights they meet first
 
 
-def bare_copy(optimizer, cls):
-    """An unbuilt optimizer with the settings of another, but for those that are not its work."""
-    config = {**optimizer.get_config(), "learning_rate": 1.0}
-    copy = cls.from_config({**config, **{key: value for key, value in BARE.items() if key in config}})
-    for name in vars(optimizer).keys() - vars(copy).keys():  # what was said later: exclude_from_weight_decay
+def fresh_copy(optimizer, cls=None, **changes):
+    """An unbuilt optimizer with the settings of another, with changes, perhaps of another class."""
+    named = keras_class(optimizer)
+    copy = (cls or named).from_config({**optimizer.get_config(), **changes})
+    same = named.from_config(optimizer.get_config())
+    if optimizer.built:
+        same.build([keras.Variable(np.zeros((1, 1)))])
+    for name in vars(optimizer).keys() - vars(same).keys():  # what was said later: exclude_from_weight_decay
         setattr(copy, name, vars(optimizer)[name])
     return copy
+
+
+def bare_copy(optimizer, cls):
+    """An unbuilt optimizer with the settings of another, but for those that are not its work."""
+    config = optimizer.get_config()
+    return fresh_copy(optimizer, cls, learning_rate=1.0, **{key: value for key, value in BARE.items() if key in config})
 
 
 def _own(optimizer):

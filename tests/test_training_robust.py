@@ -1,0 +1,65 @@
+"""Whatever ends a training, the model is left usable and consistent."""
+
+import keras
+import numpy as np
+import pytest
+import training_cases as cases
+
+import keras_multiweight as kmw
+
+X, Y = cases.data(cases.mlp)
+OPTIONS = {"shuffle": False, "verbose": 0}
+
+
+def compiled(steps=1, **options):
+    multi = kmw.replicate(cases.mlp, 3, seed=0)
+    multi.compile("adam", "sparse_categorical_crossentropy", steps_per_execution=steps, **options)
+    return multi
+
+
+class Raises(keras.callbacks.Callback):
+    """Raises after a batch of the second epoch."""
+
+    def __init__(self, error, batch):
+        super().__init__()
+        self.error, self.batch, self.epoch = error, batch, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (1, self.batch):
+            raise self.error
+
+
+CUTS = [pytest.param(RuntimeError("mine"), 1, marks=pytest.mark.slow), (KeyboardInterrupt(), 2)]
+
+
+@pytest.mark.parametrize(("error", "steps"), CUTS)
+def test_a_fit_that_is_cut_off_keeps_what_it_did_and_goes_on(error, steps):
+    """Also with another batch size, and with members that had been stopped."""
+    cut, whole = compiled(steps), compiled()
+    stopping = kmw.callbacks.MemberEarlyStopping("loss", patience=1, min_delta=[0.0, 0.0, 1e6])
+    with pytest.raises(type(error)):
+        cut.fit(X, Y, batch_size=5, epochs=3, callbacks=[Raises(error, batch=1), stopping], **OPTIONS)
+    whole.fit(X, Y, batch_size=5, epochs=1, callbacks=[], **OPTIONS)
+    whole.fit(X[:10], Y[:10], batch_size=5, **OPTIONS)
+    for multi in (cut, whole):
+        multi.fit(X, Y, batch_size=8, epochs=2, **OPTIONS)
+    for received, expected in zip(cut.get_weights(), whole.get_weights()):
+        np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
+    assert int(cut.optimizer.iterations) == int(whole.optimizer.iterations) == 5 + 2 + 2 * 3
+    assert cut.predict(X).shape == (24, 3, 3)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch", "test_on_batch"])
+def test_wrong_data_leaves_the_model_as_it_was(method):
+    multi = compiled(metrics=["accuracy"])
+    multi.fit(X, Y, batch_size=8, **OPTIONS)
+    before = multi.get_weights()
+    options = {"verbose": 0} if method in ("fit", "evaluate") else {}
+    with pytest.raises(ValueError, match="Targets must have a member axis in all calls after one compile"):
+        getattr(multi, method)(X, np.stack([Y] * 3, axis=1)[..., None], **options)
+    for received, expected in zip(multi.get_weights(), before):
+        np.testing.assert_array_equal(received, expected)
+    multi.fit(X, Y, batch_size=8, **OPTIONS)
