@@ -4,6 +4,7 @@ See `pack` to join trained models, `replicate` for fresh members, and `layers` f
 """
 
 from keras_multiweight import callbacks, layers, merging, testing
+from keras_multiweight.distribution import MemberParallel
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EnsembleAverage",
     "IncompatibleModelsError",
+    "MemberParallel",
     "MixedMultiModel",
     "MultiDense",
     "MultiModel",

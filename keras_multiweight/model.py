@@ -7,6 +7,7 @@ import numpy as np
 from keras import tree
 
 from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
+from keras_multiweight.deep import deep_graphs
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
@@ -88,6 +89,7 @@ class MultiModel(MemberTrainer):
             raise self._hidden.member
         return self._hidden.member
 
+    @deep_graphs()
     def member(self, i):
         """Member `i` as an ordinary Keras model, with the weights that it has here, bit for bit.
 
@@ -143,6 +145,7 @@ class MultiModel(MemberTrainer):
             compile_alone(member, self, i)
         return members
 
+    @deep_graphs()
     def average(self, **options):
         """A Keras model whose outputs are the averages over the members. It shares this model's layers and weights.
 
@@ -231,12 +234,14 @@ class MultiModel(MemberTrainer):
     def _check_savable(self):
         check_savable(self.template())
 
+    @deep_graphs()
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
         member = keras.saving.serialize_keras_object(self.template())
         return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
 
     @classmethod
+    @deep_graphs()
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         graph = keras.Model.from_config(config.pop("graph"), custom_objects)

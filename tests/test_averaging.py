@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers as k
 from keras import ops
 
 import keras_multiweight as kmw
@@ -63,6 +64,49 @@ def test_averaging_begins_a_period_after_the_warmup():
     assert_close(fit([PeriodicModelAveraging(2, "batch", warmup=3)]), alone)
     found = fit([PeriodicModelAveraging(2, "batch", warmup=2)])
     assert_close(found, mean(alone))
+
+
+@pytest.mark.parametrize("steps", [1, 4, "auto"])
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.5}, {"warmup": 3}])
+def test_a_multi_model_averages_inside_its_training_steps(steps, options):
+    """Against the same arithmetic batch by batch. Statistics of batch normalisation are averaged too."""
+    (x, y), averaging = data(rows=24), PeriodicModelAveraging(2, **options)
+    multi, alone = (packed(steps) for _ in range(2))
+    multi.fit(x, y, batch_size=3, shuffle=False, epochs=2, verbose=0, callbacks=[averaging])
+    for batch in range(16):
+        rows = slice(batch % 8 * 3, batch % 8 * 3 + 3)
+        alone.train_on_batch(x[rows], y[rows])
+        if batch + 1 > averaging.warmup and (batch + 1 - averaging.warmup) % 2 == 0:
+            pull(alone, averaging.alpha)
+    for received, expected in zip(all_weights(multi), all_weights(alone), strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_later_fit_without_averaging_does_not_average():
+    (x, y), multi = data(), packed(2)
+    multi.fit(x, y, batch_size=3, verbose=0, callbacks=[PeriodicModelAveraging(2)])
+    multi.fit(x, y, batch_size=3, verbose=0)
+    kernel = all_weights(multi)[0]
+    assert np.abs(kernel - kernel.mean(axis=0)).max() > 1e-4
+
+
+def packed(steps):
+    def build():
+        return keras.Sequential([keras.Input((4,)), k.Dense(5, activation="tanh"), k.BatchNormalization(), k.Dense(1)])
+
+    multi = kmw.replicate(build, N, seed=0)
+    multi.compile(keras.optimizers.SGD(0.1), "mse", steps_per_execution=steps)
+    return multi
+
+
+def all_weights(multi):
+    return [np.stack(group) for group in zip(*(multi.member_weights(i) for i in range(N)))]
+
+
+def pull(multi, alpha):
+    pulled = [alpha * own + (1 - alpha) * own.mean(axis=0) for own in all_weights(multi)]
+    for i in range(N):
+        multi.set_member_weights(i, [own[i] for own in pulled])
 
 
 def test_outer_optimizer_steps_along_the_way_of_the_average():

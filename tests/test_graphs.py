@@ -9,6 +9,7 @@ from keras import ops, tree
 
 import keras_multiweight as kmw
 from keras_multiweight.copies import matching_weights
+from keras_multiweight.deep import deep_graphs
 
 ROWS, BATCH_SIZE = 7, 3
 GRAPHS = {}
@@ -261,3 +262,21 @@ def test_a_nested_model_that_always_trains_does_so_packed():
     assert ((out == 0) | (out == 2)).all()
     assert not np.array_equal(out[:, 0], out[:, 1])
     np.testing.assert_array_equal(ops.convert_to_numpy(multi(x, training=False)), np.ones((2, 2, 200)))
+
+
+@pytest.mark.slow
+def test_a_graph_deeper_than_python_recurses_packs_and_comes_back(tmp_path):
+    def build():
+        x = inputs = keras.Input((3,))
+        for number in range(1050):
+            x = k.Dense(3)(x) if number % 200 == 0 else k.ReLU(negative_slope=0.9)(x)
+        return keras.Model(inputs, x)
+
+    with deep_graphs():
+        models = oracle.members(build, 2)
+    x = np.random.default_rng(0).normal(size=(3, 3)).astype("float32")
+    multi = kmw.pack(models, verify=False)
+    loaded = oracle.assert_saves_the_same(multi, x, tmp_path)
+    received = oracle.answers(loaded.average(), x)[0]
+    oracle.assert_close(received, np.mean([oracle.answers(model, x)[0] for model in models], axis=0))
+    assert len(loaded.unpack()) == 2

@@ -10,11 +10,12 @@ ROOT = pathlib.Path(keras_multiweight.__file__).parent
 CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
-    **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan"), 0),
+    **dict.fromkeys(("layouts", "registry", "configs", "copies", "deep", "plan"), 0),
     "layers": 1,
     "training": 2,
     "model": 3,
     "mixed": 3,
+    "distribution": 3,
     "packing": 4,
     "merging": 5,
     "testing": 6,

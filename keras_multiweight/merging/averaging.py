@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.training.trainer import MemberTrainer
 
 UNITS = ("batch", "epoch")
 
@@ -22,8 +23,9 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
 
     Args:
         period: int, how many batches or epochs lie between two averagings.
-        unit: `"batch"` or `"epoch"`. With `steps_per_execution` Keras calls callbacks once an execution, so that a period in
-            batches must not be shorter than that.
+        unit: `"batch"` or `"epoch"`. Periods in batches are counted by the optimizer's `iterations`. A `MultiModel` averages
+            in its compiled training step, also where `steps_per_execution` puts many of them in one program. With an
+            `outer_optimizer`, and in other models, Keras calls this once an execution: a period must not be shorter.
         alpha: float from 0 to 1, how much of its own weights a member keeps.
         warmup: int, how many batches or epochs pass before the first period begins.
         outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
@@ -54,6 +56,10 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self._passed = 0
         self._places = []
 
+    def is_inside_step(self, model):
+        """Whether this computes in the compiled training step of a model."""
+        return isinstance(model, MemberTrainer) and self.unit == "batch" and not self.outer_optimizer
+
     def on_train_begin(self, logs=None):
         self._passed = 0
         layers = [layer for layer in all_layers(self.model) if isinstance(layer, MultiLayer)]
@@ -69,7 +75,7 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
             self.outer_optimizer.build(self._outer)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.unit == "batch":
+        if self.unit == "batch" and not self.is_inside_step(self.model):
             self._count(batch + 1 - self._in_epoch)
             self._in_epoch = batch + 1
 
@@ -93,9 +99,27 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         means = [_mean(v.value, count) for v, count in self._places]
         if self.outer_optimizer:
             means = self._step(means)
-        for (variable, count), mean in zip(self._places, means):
-            pulled = ops.reshape(ops.tile(mean[None], [count] + [1] * len(mean.shape)), variable.shape)
-            variable.assign(self.alpha * variable.value + (1 - self.alpha) * pulled)
+        for (variable, _), value in zip(self._places, self._pulled(means)):
+            variable.assign(value)
+
+    def after_step(self, iterations):
+        """Average where a period ends with this step; a part of the training step."""
+        passed = iterations - self.warmup
+        due = ops.logical_and(passed > 0, ops.equal(ops.mod(passed, self.period), 0))
+        values = ops.cond(due, self._averages, lambda: [ops.convert_to_tensor(v.value) for v, _ in self._places])
+        for (variable, _), value in zip(self._places, values):
+            variable.assign(value)
+
+    def _averages(self):
+        return self._pulled([_mean(v.value, count) for v, count in self._places])
+
+    def _pulled(self, means):
+        """The members' weights, replaced by the means or pulled towards them."""
+        return [self._pull(variable, count, mean) for (variable, count), mean in zip(self._places, means)]
+
+    def _pull(self, variable, count, mean):
+        repeated = ops.reshape(ops.repeat(mean[None], count, axis=0), variable.shape)
+        return self.alpha * variable.value + (1 - self.alpha) * repeated
 
     def _step(self, means):
         """What the outer optimizer makes of the way that the average has gone."""

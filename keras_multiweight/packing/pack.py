@@ -7,6 +7,7 @@ its weights; walk the template's graph, with a rule at each layer; put the borde
 import keras
 
 from keras_multiweight.copies import CannotCopyError, copy_built, matching_weights
+from keras_multiweight.deep import deep_graphs
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.mapping import CarryMask
 from keras_multiweight.layouts import Layout
@@ -41,6 +42,7 @@ from keras_multiweight.training.resume import compile_like
 CHECKED_ROWS = 32  # at most, of example data
 
 
+@deep_graphs()
 def pack(
     models,
     *,

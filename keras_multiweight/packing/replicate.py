@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_multiweight.copies import copy_built, serialized
+from keras_multiweight.deep import deep_graphs
 from keras_multiweight.packing.files import LiveModels
 from keras_multiweight.packing.graph import input_structure
 from keras_multiweight.packing.inputs import input_flags
@@ -13,6 +14,7 @@ from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
 
 
+@deep_graphs()
 def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False, name=None):
     """A MultiModel of N fresh, independently initialised members.
 

@@ -119,6 +119,31 @@ def is_eager():
     return keras.backend.backend() == "torch"
 
 
+# ---- what follows a training step ----
+
+
+def after_step(model, result, compute):
+    """Let `compute()` assign to variables of a model after its training step, whose result this takes and gives.
+
+    On JAX the variables' values are in the result, `(logs, state)`.
+    """
+    if keras.backend.backend() != "jax":
+        compute()
+        return result
+    logs, state = result
+    variables = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+    pairs = [pair for group, values in zip(variables, state) for pair in zip(group, values)]
+    with keras.StatelessScope(pairs) as scope:
+        compute()
+    values = [[_current(scope, v, old) for v, old in zip(*pair)] for pair in zip(variables, state)]
+    return logs, (*values, *state[len(values) :])
+
+
+def _current(scope, variable, old):
+    value = scope.get_current_value(variable)
+    return old if value is None else value
+
+
 # ---- many steps in one program ----
 
 

@@ -82,10 +82,16 @@ def _last(feed, block):
 
 def automatic_steps(model, batch_size, callbacks):
     """K such that a program does enough work to hide the cost of calling it; 1 where a callback must see every batch."""
-    if any(_sees_batches(callback) for callback in tree.flatten(callbacks or [])):
+    if any(_sees_batches(c) and not inside_step(c, model) for c in tree.flatten(callbacks or [])):
         return 1
     work = 6 * batch_size * sum(math.prod(v.shape) for v in model.trainable_variables)
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
+
+
+def inside_step(callback, model):
+    """Whether a callback computes in the compiled training step of a model, and need not see its batches."""
+    asks = getattr(callback, "is_inside_step", None)
+    return asks is not None and asks(model)
 
 
 def _sees_batches(callback):

@@ -11,7 +11,15 @@ from keras_multiweight.training.batches import MemberBatch
 from keras_multiweight.training.history import MemberHistory
 from keras_multiweight.training.optimizers import MemberOptimizer
 from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
-from keras_multiweight.training.steps import Feed, StepCallbacks, are_arrays, automatic_steps, first_batch, split
+from keras_multiweight.training.steps import (
+    Feed,
+    StepCallbacks,
+    are_arrays,
+    automatic_steps,
+    first_batch,
+    inside_step,
+    split,
+)
 from keras_multiweight.training.weights import StackedWeights
 
 
@@ -25,6 +33,7 @@ class _Hidden:
         self.names = []  # of the results, in order: Keras sorts what it returns
         self.programs = {}  # of many steps, by kind
         self.stock = {}  # Keras's own functions, by kind
+        self.inside = []  # callbacks that are part of the training step
 
 
 class MemberTrainer(keras.Model):
@@ -117,6 +126,13 @@ class MemberTrainer(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)  # whose state is read next
 
+    def train_step(self, *args):
+        """Keras's own, and then what callbacks compute in it."""
+        result = super().train_step(*args)
+        for callback in self._compiled.inside:
+            result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
+        return result
+
     # ---- losses and metrics ----
 
     @property
@@ -206,6 +222,7 @@ class MemberTrainer(keras.Model):
             "verbose": verbose,
         }
         callbacks = _with_history(callbacks)
+        self._take_inside(callbacks)
         x = self._prepare(x, y, sample_weight)
         data = (x, y, sample_weight)
         steps = self._steps(batch_size or 32, callbacks)
@@ -234,6 +251,13 @@ class MemberTrainer(keras.Model):
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
         return lowerings.values_kept([*self.variables, *self.optimizer.variables, *self.metrics_variables])
+
+    def _take_inside(self, callbacks):
+        """Make those callbacks that ask for it part of the training step: `after_step(iterations)` is traced in it."""
+        inside = [callback for callback in callbacks if inside_step(callback, self)]
+        if inside != self._compiled.inside:
+            self._compiled.inside, self.train_function = inside, None
+            self._compiled.programs.pop("train", None)
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
