@@ -3,7 +3,8 @@
 See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
 """
 
-from keras_multiweight import callbacks, layers, merging, testing
+from keras_multiweight import bagging, callbacks, layers, merging, testing
+from keras_multiweight.bagging import Bootstrap, PoissonWeights
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
@@ -16,12 +17,15 @@ from keras_multiweight.registry import register_rule
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bootstrap",
     "EnsembleAverage",
     "IncompatibleModelsError",
     "MixedMultiModel",
     "MultiDense",
     "MultiModel",
     "MultiSparseLinear",
+    "PoissonWeights",
+    "bagging",
     "callbacks",
     "layers",
     "merging",

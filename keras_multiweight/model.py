@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_multiweight.bagging.oob import oob_predict, oob_score
 from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
 from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
@@ -197,6 +198,16 @@ class MultiModel(MemberTrainer):
         a_row = _numbers_a_row(self)
         rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
         return min(max(2 ** int(math.log2(rows)), 32), 8192)
+
+    # ---- out of bag ----
+
+    def oob_predict(self, x, bootstrap, **options):
+        """The mean answers of the members that did not draw a row: `kmw.bagging.oob_predict`."""
+        return oob_predict(self, x, bootstrap, **options)
+
+    def oob_score(self, x, y, bootstrap, metric, **options):
+        """How good the out-of-bag answers are: `kmw.bagging.oob_score`."""
+        return oob_score(self, x, y, bootstrap, metric, **options)
 
     # ---- saving ----
 

@@ -1,4 +1,4 @@
-"""Imports point one way: `layouts, ... <- layers <- training <- model <- packing <- merging <- testing <- command line`."""
+"""Imports point one way: `layouts, ... <- layers <- training, bagging <- model <- packing <- merging <- command line`."""
 
 import ast
 import pathlib
@@ -10,9 +10,10 @@ ROOT = pathlib.Path(keras_multiweight.__file__).parent
 CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
-    **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan"), 0),
+    **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan", "metrics"), 0),
     "layers": 1,
     "training": 2,
+    "bagging": 2,
     "model": 3,
     "mixed": 3,
     "packing": 4,
