@@ -3,6 +3,8 @@
 See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
 """
 
+import importlib
+
 from keras_multiweight import bagging, callbacks, layers, merging, testing
 from keras_multiweight.bagging import Bootstrap, PoissonWeights
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
@@ -11,6 +13,7 @@ from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.packing.replicate import replicate
+from keras_multiweight.packing.select import select
 from keras_multiweight.packing.verify import verify
 from keras_multiweight.registry import register_rule
 
@@ -32,10 +35,20 @@ __all__ = [
     "pack",
     "register_rule",
     "replicate",
+    "select",
+    "sklearn",
     "testing",
     "unpack",
     "verify",
 ]
+
+OPTIONAL = ("sklearn",)  # modules whose requirements are extras
+
+
+def __getattr__(name):
+    if name in OPTIONAL:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def unpack(multi):

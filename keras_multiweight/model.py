@@ -95,12 +95,13 @@ class MultiModel(MemberTrainer):
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
-        i = self._number(i)
+        i = self.number(i)
         return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
 
-    def _number(self, i):
+    def number(self, i):
+        """The number of member `i` from 0, which may count from the end; an IndexError where there is none."""
         if not -self.num_members <= i < self.num_members:
-            raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
+            raise IndexError(f"Members are numbered from 0 to {self.num_members - 1}. Received: i={i}.")
         return i % self.num_members
 
     def set_member_weights(self, i, weights):

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(keras_multiweight.__file__).parent
 CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
-    **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan", "metrics"), 0),
+    **dict.fromkeys(("layouts", "registry", "configs", "copies", "plan", "metrics", "seeding"), 0),
     "layers": 1,
     "training": 2,
     "bagging": 2,
@@ -19,6 +19,7 @@ LEVELS = {
     "packing": 4,
     "merging": 5,
     "testing": 6,
+    "sklearn": 6,
     "callbacks": 6,
 }
 

@@ -1,7 +1,5 @@
 """replicate: N fresh members of one architecture."""
 
-import random
-
 import keras
 import numpy as np
 
@@ -9,6 +7,7 @@ from keras_multiweight.copies import copy_built, serialized
 from keras_multiweight.packing.files import LiveModels
 from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
+from keras_multiweight.seeding import seeded
 
 
 def replicate(model, num_members, *, seed=None, inputs=None, name=None):
@@ -40,15 +39,14 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
     """
     if not isinstance(num_members, int) or num_members < 1:
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
-    states = random.getstate(), np.random.get_state()
     fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
-    template = LiveModels([fresh()]).template()
+    with seeded(0):
+        template = LiveModels([fresh()]).template()
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
     stacks = Stacks(template, num_members)
     for i, member_seed in enumerate(seeds):
-        keras.utils.set_random_seed(member_seed)
-        stacks.put(i, read_weights(fresh()))
-    random.setstate(states[0]), np.random.set_state(states[1])
+        with seeded(member_seed):
+            stacks.put(i, read_weights(fresh()))
     if num_members > 1 and template.weights and stacks.are_equal(template):
         raise ValueError(
             "Members must differ, but the function builds the same weights at every call. Take the fixed seeds out of "
