@@ -35,6 +35,8 @@ _PARAMETERS = """
         loss: Keras loss. Left out, cross-entropy for classes and the mean squared error for numbers.
         batch_size: int, at most the number of rows.
         epochs: int.
+        compile_args: Dict of more arguments of `MultiModel.compile`: `metrics`, ... `{"steps_per_execution": 1}` compiles
+            faster and trains slower than the default, which is "auto".
         fit_args: Dict of more arguments of Keras's `fit`: `callbacks`, `validation_split`, ...
 
     Attributes:
@@ -63,6 +65,7 @@ class _MultiBagging(BaseEstimator):
         loss=None,
         batch_size=32,
         epochs=100,
+        compile_args=None,
         fit_args=None,
     ):
         self.build = build
@@ -78,6 +81,7 @@ class _MultiBagging(BaseEstimator):
         self.loss = loss
         self.batch_size = batch_size
         self.epochs = epochs
+        self.compile_args = compile_args
         self.fit_args = fit_args
 
     def fit(self, X, y, sample_weight=None):
@@ -128,11 +132,12 @@ class _MultiBagging(BaseEstimator):
         weights = self.bootstrap_.weights[:, -count:]
         if sample_weight is not None:
             weights = weights * sample_weight[:, None]
-        multi.compile(self._optimizer(), self.loss or self._default_loss(multi), steps_per_execution="auto")
+        compile_args = {"steps_per_execution": "auto", **(self.compile_args or {})}
+        multi.compile(self._optimizer(), self.loss or self._default_loss(multi), **compile_args)
         options = {"batch_size": min(self.batch_size, len(X)), "epochs": self.epochs, "verbose": self.verbose}
         with seeded(int(self._seeds[2])):
             multi.fit(X, targets, sample_weight=weights, **{**options, **(self.fit_args or {})})
-        self.member_history_ = multi.member_history
+        self.member_history_ = dict(multi.member_history)  # Keras tracks that of a model
         return multi.select(range(count))  # without the optimizer's state
 
     def _network(self, num_features):
@@ -175,7 +180,7 @@ def _checked_weights(sample_weight, X):
 
 
 class MultiBaggingClassifier(ClassifierMixin, _MultiBagging):
-    """Bagging of Keras classifiers, trained in one `fit`, with the parameters of `sklearn.ensemble.BaggingClassifier`.
+    """Bagging of Keras classifiers, trained in one `fit`, with the parameters of scikit-learn's `BaggingClassifier`.
 
     The networks give probabilities: `(rows, classes)`, or `(rows, 1)` of the second of two classes.
 
@@ -246,7 +251,7 @@ class MultiBaggingClassifier(ClassifierMixin, _MultiBagging):
 
 
 class MultiBaggingRegressor(RegressorMixin, _MultiBagging):
-    """Bagging of Keras networks for numbers, trained in one `fit`, with the parameters of `sklearn.ensemble.BaggingRegressor`.
+    """Bagging of Keras networks for numbers, trained in one `fit`, with the parameters of scikit-learn's `BaggingRegressor`.
 
     Example:
 
