@@ -6,7 +6,7 @@ See `pack` to join trained models, `replicate` for fresh members, and `layers` f
 import importlib
 
 from keras_multiweight import bagging, callbacks, layers, merging, testing
-from keras_multiweight.bagging import Bootstrap, PoissonWeights
+from keras_multiweight.bagging import BaggingDataset, Bootstrap, PoissonWeights
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
@@ -20,6 +20,7 @@ from keras_multiweight.registry import register_rule
 __version__ = "0.1.0"
 
 __all__ = [
+    "BaggingDataset",
     "Bootstrap",
     "EnsembleAverage",
     "IncompatibleModelsError",

@@ -41,6 +41,10 @@ class MixedMultiModel(MultiModel):
     def member_seeds(self):
         return None
 
+    @property
+    def member_inputs(self):
+        return [False] * len(self.inputs)
+
     def template(self):
         raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template().")
 

@@ -30,12 +30,14 @@ class MultiModel(MemberTrainer):
     """N models of one architecture in one graph. Made by `pack` and `replicate`, not by hand.
 
     Called on the inputs of one member, it gives for each output of the member, in the same structure, the answers of all
-    members, `(B, N, ...)`. It is saved and loaded like any Keras model, after `import keras_multiweight`.
+    members, `(B, N, ...)`. Packed with `member_inputs=True`, it is called on the inputs of all, `(B, N, ...)`. It is saved
+    and loaded like any Keras model, after `import keras_multiweight`.
 
     Attributes:
         num_members: N.
         member_names: How messages call the members: file paths, or model names.
         member_seeds: The seeds that `replicate` drew the members with, or None.
+        member_inputs: For each input whether its axis 1 holds the members, as `pack(member_inputs=...)` had it.
 
     Example:
 
@@ -46,10 +48,10 @@ class MultiModel(MemberTrainer):
     ```
     """
 
-    def __init__(self, inputs, outputs, *, member, member_names, slots, plan, member_seeds=None, **kwargs):
+    def __init__(self, inputs, outputs, *, member, member_names, slots, plan, member_seeds=None, member_inputs=(), **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         settings = {"member_names": member_names, "member_seeds": member_seeds, "slots": slots, "plan": plan}
-        self._hidden = _Hidden(member, settings)
+        self._hidden = _Hidden(member, {**settings, "member_inputs": member_inputs})
 
     @property
     def num_members(self):
@@ -62,6 +64,10 @@ class MultiModel(MemberTrainer):
     @property
     def member_seeds(self):
         return self._hidden.settings["member_seeds"]
+
+    @property
+    def member_inputs(self):
+        return list(self._hidden.settings["member_inputs"] or [False] * len(self.inputs))
 
     def plan(self):
         """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
@@ -153,7 +159,8 @@ class MultiModel(MemberTrainer):
         or 2) goes Keras's way.
 
         Args:
-            x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it.
+            x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it; `(B, N, ...)` for
+                inputs of each member (`pack(member_inputs=True)`).
             batch_size: int. Left out, as many rows as keep the activations of all members within memory's reach.
             verbose, steps, callbacks: As for `keras.Model.predict`.
         """

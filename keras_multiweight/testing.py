@@ -8,7 +8,7 @@ from keras_multiweight.packing.pack import pack
 
 
 def assert_trains_alike(
-    build, data, compile_args, fit_args=None, *, num_members=3, tolerance=1e-5, seed=0, check_state=True
+    build, data, compile_args, fit_args=None, *, num_members=3, tolerance=1e-5, seed=0, check_state=True, member_inputs=False
 ):
     """Train N models one after another, and the same N packed, and compare weights, optimizer state and history.
 
@@ -30,6 +30,7 @@ def assert_trains_alike(
         tolerance: float, relative to the movement; losses and metrics relative to their own size.
         seed: int, of the members' initial weights.
         check_state: Whether the optimizers' state is compared, too.
+        member_inputs: As for `pack`, where the data of the packed model has inputs of each member.
 
     Returns:
         The largest relative difference of a weight.
@@ -48,7 +49,7 @@ def assert_trains_alike(
     fit_args = {"verbose": 0, **(fit_args or {}), "shuffle": False}
     solo, starts = _members(build, num_members, seed)
     singles = [_train_alone(solo, start, arguments(i), fit_args, _data(data, i)) for i, start in enumerate(starts)]
-    multi = pack(_with_weights(build, starts), verify=False)
+    multi = pack(_with_weights(build, starts), member_inputs=member_inputs, verify=False)
     multi.compile(**_fresh(arguments, num_members, callable(compile_args)))
     history = multi.fit(**_named(_data(data, None)), **fit_args)
     largest = _compare_weights(multi, starts, singles, tolerance)
@@ -90,7 +91,8 @@ def _with_weights(build, starts):
 
 def _train_alone(model, start, arguments, fit_args, data):
     model.set_weights(start)
-    model.compile(**{**arguments, "optimizer": _copy(arguments.get("optimizer", "rmsprop"))})
+    alone = {"optimizer": _copy(arguments.get("optimizer", "rmsprop")), "steps_per_execution": 1}
+    model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
     return _Single(model, model.fit(**_named(data), **fit_args))
 
 

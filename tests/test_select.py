@@ -79,6 +79,15 @@ def test_subclassed_and_mixed_members_are_selected(case):
     oracle.assert_close(mixed.select([2, 1]).predict(case[2]), mixed.predict(case[2])[:, [2, 1]])
 
 
+def test_members_that_read_rows_of_their_own_answer_one_question(case):
+    multi, _, x = case
+    apart = multi.select([2, 0], member_inputs=True)
+    oracle.assert_close(apart.predict(np.stack([x, -x], axis=1))[:, 0], multi.predict(x)[:, 2])
+    oracle.assert_close(apart.predict(np.stack([x, -x], axis=1))[:, 1], multi.predict(-x)[:, 0])
+    assert apart.select([1]).member_inputs == [True]
+    oracle.assert_close(apart.select([1, 0], member_inputs=False).predict(x), multi.predict(x)[:, [0, 2]])
+
+
 def test_joined_members_are_those_of_both(case):
     multi, _, x = case
     joined = join_members(multi.select([3]), multi.select([0, 1]))

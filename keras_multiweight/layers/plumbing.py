@@ -113,6 +113,11 @@ class BatchToMembers(_Plumbing):
     """`(B, N, ...)` to STACKED `(N, B, ...)`, for inputs that differ from member to member."""
 
     def call(self, inputs):
+        if inputs.shape[1] != self.num_members:
+            raise ValueError(
+                f"Axis 1 of inputs of each member must hold the {self.num_members} members. Received: shape "
+                f"{tuple(inputs.shape)}. Inputs that serve all members need a model packed without member_inputs."
+            )
         return ops.moveaxis(inputs, 1, 0)
 
     def compute_output_shape(self, input_shape):

@@ -112,29 +112,39 @@ def _dtype(x):
     return keras.config.floatx() if dtype == "float64" and not isinstance(x, keras.KerasTensor) else dtype
 
 
-def copy_inputs(model, rename, inputs=None):
+def copy_inputs(model, rename, inputs=None, axes=None):
     """Fresh inputs for a model like this one, in the structure that `predict` takes.
 
     Args:
         model: A built Keras model.
         rename: Called with each input's name, gives the name of the fresh one.
         inputs: As for `input_structure`.
+        axes: For each input, in flat order, a tuple of the sizes of new axes after that of the rows.
     """
     structure = input_structure(model, inputs)
-    if not is_graph(model):
-        return _named_inputs(structure, rename)
-    configs = [{**layer.get_config(), "name": rename(layer.name)} for layer in input_layers(model)]
+    configs = [{**config, "name": rename(config["name"])} for config in _input_configs(model, structure)]
+    for config, new in zip(configs, axes or ()):
+        rows, *rest = config["batch_shape"]
+        config["batch_shape"] = (rows, *new, *rest)
     fresh = [keras.layers.InputLayer.from_config(config).output for config in configs]
     return keras.tree.pack_sequence_as(structure, fresh)
 
 
-def _named_inputs(structure, rename, name="inputs"):
+def _input_configs(model, structure):
+    """The configs of the input layers of a model, in flat order."""
+    if is_graph(model):
+        return [layer.get_config() for layer in input_layers(model)]
+    names, flat = keras.tree.flatten(_input_keys(structure)), keras.tree.flatten(structure)
+    return [{"batch_shape": tuple(x.shape), "dtype": x.dtype, "name": name} for x, name in zip(flat, names)]
+
+
+def _input_keys(structure, name="inputs"):
     """Inputs of a dict have the names of its keys, or Keras warns at every call."""
     if isinstance(structure, dict):
-        return {key: _named_inputs(x, rename, str(key)) for key, x in structure.items()}
+        return {key: _input_keys(x, str(key)) for key, x in structure.items()}
     if isinstance(structure, (list, tuple)):
-        return [_named_inputs(x, rename, name) for x in structure]
-    return keras.Input(structure.shape[1:], dtype=structure.dtype, name=rename(name))
+        return [_input_keys(x, name) for x in structure]
+    return name
 
 
 def output_names(model, outputs):

@@ -22,12 +22,14 @@ from keras_multiweight.packing.graph import (
     called_with,
     copy_inputs,
     count_calls,
+    input_structure,
     is_graph,
     output_names,
     takes_training,
     walk,
 )
 from keras_multiweight.packing.groups import architecture, group_by, groups_of
+from keras_multiweight.packing.inputs import at_members, input_flags
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.sharing import SharedLayers
@@ -45,6 +47,7 @@ def pack(
     inputs=None,
     group=False,
     share="equal",
+    member_inputs=False,
     verify=True,
     custom_objects=None,
     safe_mode=True,
@@ -70,6 +73,8 @@ def pack(
             default, finds all of them; a model with a shared layer that can train, or that draws random numbers in
             training, predicts but is not trained. `"frozen"` leaves those layers apart. `None` keeps N copies of
             everything. `multi.plan()` says what is shared; `unpack` gives whole models all the same.
+        member_inputs: bool. Each member reads inputs of its own, `(B, N, ...)`, in `predict` and in training; or a structure
+            of bools as the inputs, where some are of each member and some serve all.
         verify: bool. Compare the packed outputs with each member's own before returning: on random inputs, or on the first
             rows of example data in `inputs`.
         custom_objects: Dict of names to custom classes or functions in the files. Registered ones
@@ -96,6 +101,7 @@ def pack(
     ```
     """
     if group and len(groups := groups_of(models, custom_objects, template)) > 1:
+        _refuse_member_inputs(member_inputs)
         options = {
             "inputs": inputs,
             "share": share,
@@ -107,9 +113,10 @@ def pack(
         return join(packed, [numbers for numbers, _ in groups], name)
     source = open_members(models, custom_objects, template)
     template = source.template()
-    probe = Probe(template, inputs, rows=CHECKED_ROWS) if verify else None
+    flags = input_flags(member_inputs, input_structure(template, inputs))
+    probe = Probe(template, inputs, CHECKED_ROWS, flags, len(source.names)) if verify else None
     stacks = collect_weights(source, template, probe)
-    multi = build(template, stacks, source.names, share=share, name=name, inputs=inputs, safe_mode=safe_mode)
+    multi = build(template, stacks, source.names, share, name, inputs=inputs, flags=flags, safe_mode=safe_mode)
     if verify:
         probe.check(multi)
     return multi
@@ -143,12 +150,20 @@ def read_alike(member, i):
         return None, error.differences
 
 
-def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None, safe_mode=True):
-    """The packed model of a template, from the stacked weights of its members."""
+def _refuse_member_inputs(member_inputs):
+    if any(keras.tree.flatten(member_inputs)):
+        raise ValueError(
+            "Models of several architectures read the same inputs. Received: member_inputs and group=True. Pack each "
+            "architecture by itself."
+        )
+
+
+def build(template, stacks, member_names, share, name=None, *, member_seeds=None, inputs=None, flags=(), safe_mode=True):
+    """The packed model of a template, from the stacked weights of its members. `flags` are those of `packing/inputs.py`."""
     trace = Trace(len(member_names), safe_mode)
     packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
-    inputs = copy_inputs(template, trace.unique_name, inputs)
-    outputs = packer.run(template, trace.mark(inputs, Layout.SHARED))
+    inputs = copy_inputs(template, trace.unique_name, inputs, [(trace.num_members,) if flag else () for flag in flags])
+    outputs = packer.run(template, at_members(trace, inputs, flags))
     outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
     member = _copy_or_reason(template)
     weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
@@ -158,6 +173,7 @@ def build(template, stacks, member_names, share, name=None, member_seeds=None, i
         member=member,
         member_names=member_names,
         member_seeds=member_seeds,
+        member_inputs=list(flags),
         slots=[trace.slots[id(weight)] for weight in weights],
         plan=trace.plan,
         name=name or f"multi_{template.name}",

@@ -5,12 +5,14 @@ import numpy as np
 
 from keras_multiweight.copies import copy_built, serialized
 from keras_multiweight.packing.files import LiveModels
+from keras_multiweight.packing.graph import input_structure
+from keras_multiweight.packing.inputs import input_flags
 from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
 from keras_multiweight.seeding import seeded
 
 
-def replicate(model, num_members, *, seed=None, inputs=None, name=None):
+def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False, name=None):
     """A MultiModel of N fresh, independently initialised members.
 
     Args:
@@ -19,6 +21,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
         num_members: int, N.
         seed: int, for the same members at every call. Left out, the members are new each time.
         inputs: What a subclassed model is called with, as for `pack`.
+        member_inputs: Whether each member reads inputs of its own, `(B, N, ...)`, as for `pack`.
         name: Name of the MultiModel.
 
     Returns:
@@ -42,6 +45,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
     fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
     with seeded(0):
         template = LiveModels([fresh()]).template()
+    flags = input_flags(member_inputs, input_structure(template, inputs))
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
     stacks = Stacks(template, num_members)
     for i, member_seed in enumerate(seeds):
@@ -53,7 +57,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
             f"its initialisers. Received: {num_members} equal members of '{template.name}'."
         )
     names = [f"'{template.name}' with seed {s}" for s in seeds]
-    return build(template, stacks, names, share=None, name=name, member_seeds=seeds, inputs=inputs)
+    return build(template, stacks, names, None, name, member_seeds=seeds, inputs=inputs, flags=flags)
 
 
 def _rebuilt(model):

@@ -9,6 +9,7 @@ from keras import ops, tree
 from keras_multiweight.copies import all_layers
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import input_structure
+from keras_multiweight.packing.inputs import member_rows, spread_rows
 from keras_multiweight.packing.report import Report, Row
 
 ROWS = 3  # of the random inputs
@@ -34,7 +35,7 @@ def verify(multi, models, x=None, *, custom_objects=None):
     Args:
         multi: A `MultiModel`.
         models: Its members, in order: Keras models, paths or a pattern, as for `pack`.
-        x: Data, as `models[0].predict` takes it. Left out, a few rows of random numbers.
+        x: Data, as `multi.predict` takes it. Left out, a few rows of random numbers.
         custom_objects: Dict of names to custom classes or functions in the files.
 
     Returns:
@@ -59,7 +60,7 @@ def verify(multi, models, x=None, *, custom_objects=None):
             f"verify compares each member with its own model. Received: {len(source.names)} models for "
             f"{multi.num_members} members."
         )
-    probe = Probe(source.template(), x)
+    probe = Probe(source.template(), x, flags=multi.member_inputs, num_members=multi.num_members, is_packed=True)
     for member in source:
         probe.record(member.load())
     return probe.report(multi)
@@ -68,15 +69,25 @@ def verify(multi, models, x=None, *, custom_objects=None):
 class Probe:
     """Inputs for a model, and what each member gives for them.
 
+    Args:
+        model: The model of one member.
+        data: Arrays; or, in their place, KerasTensors or None: then random numbers are drawn.
+        rows: int, how many of the first rows of the data are taken.
+        flags: Which inputs are of each member: see `packing/inputs.py`. Left out, none is.
+        num_members: int, N.
+        is_packed: bool. The data is what the packed model reads, and not what one member reads.
+
     Attributes:
         outputs: For each model that was recorded, its outputs as NumPy arrays.
         tolerance: The relative difference that is rounding, for the lowest precision that the model computes in.
     """
 
-    def __init__(self, model, data=None, rows=None):
-        """From the first rows of example data; or, in the place of data, KerasTensors or None: then of random numbers."""
+    def __init__(self, model, data=None, rows=None, flags=(), num_members=None, is_packed=False):
         is_data = data is not None and not any(isinstance(x, keras.KerasTensor) for x in tree.flatten(data))
+        self._flags, self._num_members = flags, num_members
         self.inputs = tree.map_structure(lambda x: np.asarray(x[:rows]), data) if is_data else None
+        if is_data and not is_packed:
+            self.inputs = self._spread(self.inputs)
         self.outputs = []
         self._specs = None if is_data else data
         self.tolerance = _tolerance(model)
@@ -84,8 +95,12 @@ class Probe:
     def record(self, model):
         """Run one member on the inputs, and keep its outputs."""
         if self.inputs is None:
-            self.inputs = _fitting_inputs(model, self._specs)
-        self.outputs.append(run_in_batches(model, self.inputs))
+            self.inputs = self._spread(_fitting_inputs(model, self._specs))
+        own = member_rows(self.inputs, self._flags, len(self.outputs)) if any(self._flags) else self.inputs
+        self.outputs.append(run_in_batches(model, own))
+
+    def _spread(self, inputs):
+        return spread_rows(inputs, self._flags, self._num_members) if any(self._flags) else inputs
 
     def report(self, multi):
         """Compare a packed model with the members that were recorded."""

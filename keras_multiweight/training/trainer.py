@@ -22,6 +22,7 @@ class _Hidden:
         self.given = given  # the arguments of `compile`
         self.losses = None
         self.metrics = None
+        self.names = []  # of the results, in order: Keras sorts what it returns
         self.programs = {}  # of many steps, by kind
         self.stock = {}  # Keras's own functions, by kind
 
@@ -135,6 +136,16 @@ class MemberTrainer(keras.Model):
             self._compiled.metrics.update_state(self._batch(y, y_pred, sample_weight))
         return self.get_metrics_result()
 
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        self._compiled.names = list(results)
+        return results
+
+    def _returned(self, logs, return_dict):
+        """A dict, or the values in the order of a single model's: the loss first."""
+        values = [logs[name] for name in self._compiled.names]
+        return logs if return_dict else values[0] if len(values) == 1 else values
+
     def _batch(self, y, y_pred, sample_weight):
         said = {key: self._compiled.given[key] for key in ("member_targets", "member_weights")}
         return MemberBatch(y, y_pred, sample_weight, self.output_names, self.num_members, **said)
@@ -165,10 +176,11 @@ class MemberTrainer(keras.Model):
         validation_batch_size=None,
         validation_freq=1,
     ):
-        """Train all members: as `keras.Model.fit`. Every member sees the same batches.
+        """Train all members: as `keras.Model.fit`. Every member sees the same batches, or its own rows of them.
 
         Args:
-            x: The inputs of one member, which all members read.
+            x: The inputs of one member, which all members read; or, of a model packed with `member_inputs=True`, the
+                inputs of each member, `(B, N, ...)`.
             y: Targets for all members, or for each: see `compile`.
             sample_weight: `(B,)` for all members, or `(B, N)` for each. With `(B, N)` each member can have a sample, a fold
                 or a bootstrap of its own.
@@ -298,11 +310,11 @@ class MemberTrainer(keras.Model):
         if blocks > 1 and are_arrays(data) and not steps:
             feed = Feed(self, "test", data, batch_size or 32, blocks)
             with self._functions(test_function=feed):
-                return _returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
+                return self._returned(super().evaluate(feed.rows, batch_size=feed.block, **options), return_dict)
         with self._functions(test_function=self._compiled.stock.get("test")):
             logs = super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
             self._compiled.stock["test"] = self.test_function
-        return _returned(logs, return_dict)
+        return self._returned(logs, return_dict)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """As `keras.Model.train_on_batch`: means over the members."""
@@ -310,12 +322,12 @@ class MemberTrainer(keras.Model):
             sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
         self._prepare(x, y, sample_weight)
         logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
-        return _returned(logs, return_dict)
+        return self._returned(logs, return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """As `keras.Model.test_on_batch`: means over the members."""
         self._prepare(x, y, sample_weight)
-        return _returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
+        return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
 
 
 def _scaled(optimizers):
@@ -334,11 +346,6 @@ def _of_each_member(loss, num_members):
 
 def _first(x):
     return next(leaf for leaf in tree.flatten(x) if leaf is not None)
-
-
-def _returned(logs, return_dict):
-    values = list(logs.values())
-    return logs if return_dict else values[0] if len(values) == 1 else values
 
 
 def _with_history(callbacks):
