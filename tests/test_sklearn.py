@@ -126,12 +126,13 @@ def test_one_probability_of_two_classes_is_enough(classes):
         MultiBaggingClassifier(one_probability, 2).fit(*classes)
 
 
-def test_regression_of_one_and_of_several_targets():
+def test_regression_of_several_targets_from_features_drawn():
     x, y = make_regression(80, 4, n_targets=2, random_state=0)
     y = StandardScaler().fit_transform(y)
-    model = MultiBaggingRegressor(**FAST, epochs=30, oob_score=True).fit(x, y)
-    assert model.predict(x).shape == (80, 2) and model.score(x, y) > 0.8 and model.oob_score_ > 0.5
-    answers = np.stack([m.predict(x.astype("float32"), verbose=0) for m in model.estimators_])
+    model = MultiBaggingRegressor(**FAST, max_features=3, epochs=30, oob_score=True).fit(x, y)
+    assert model.predict(x).shape == (80, 2) and model.score(x, y) > 0.5 and np.isfinite(model.oob_score_)
+    pairs = zip(model.estimators_, model.estimators_features_)
+    answers = np.stack([m.predict(x[:, drawn].astype("float32"), verbose=0) for m, drawn in pairs])
     np.testing.assert_allclose(model.predict(x), answers.mean(axis=0), atol=1e-5)
 
 

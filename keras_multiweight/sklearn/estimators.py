@@ -23,7 +23,10 @@ _PARAMETERS = """
             a module, not a lambda, for the estimator to be pickled.
         n_estimators: int, N.
         max_samples: int or float, rows drawn for each network; None draws as many as there are.
-        bootstrap: bool. Draw with replacement.
+        max_features: int or float, features drawn for each network. With fewer than all, the networks read
+            `(rows, N, features drawn)` numbers.
+        bootstrap: bool. Draw rows with replacement.
+        bootstrap_features: bool. Draw features with replacement.
         oob_score: bool, or a function `metric(y, answers)`: compute `oob_score_`.
         warm_start: bool. Keep the networks of the last `fit` and train the missing ones. They end as they would have in
             one `fit` of all.
@@ -43,6 +46,7 @@ _PARAMETERS = """
         multi_: The MultiModel of all networks.
         estimators_: List of the networks, as Keras models.
         estimators_samples_: List of the rows that each drew.
+        estimators_features_: List of the features that each reads.
         bootstrap_: The `kmw.Bootstrap`.
         member_history_: Dict of names to `(epochs, N)`, of the last `fit`.
         oob_score_: float."""
@@ -55,7 +59,9 @@ class _MultiBagging(BaseEstimator):
         n_estimators=10,
         *,
         max_samples=None,
+        max_features=1.0,
         bootstrap=True,
+        bootstrap_features=False,
         oob_score=False,
         warm_start=False,
         random_state=None,
@@ -71,7 +77,9 @@ class _MultiBagging(BaseEstimator):
         self.build = build
         self.n_estimators = n_estimators
         self.max_samples = max_samples
+        self.max_features = max_features
         self.bootstrap = bootstrap
+        self.bootstrap_features = bootstrap_features
         self.oob_score = oob_score
         self.warm_start = warm_start
         self.random_state = random_state
@@ -109,7 +117,7 @@ class _MultiBagging(BaseEstimator):
             return self
         if before is None:
             self._seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
-        self._draw(len(X))
+        self._draw(*X.shape)
         new = self._train(X, targets, sample_weight, missing)
         self.multi_ = new if before is None else join_members(before, new)
         if self.oob_score:
@@ -121,14 +129,25 @@ class _MultiBagging(BaseEstimator):
         if self.oob_score and not self.bootstrap and self.max_samples in (None, 1.0):
             raise ValueError("oob_score needs rows that are left out. Received: bootstrap=False with all rows.")
 
-    def _draw(self, rows):
-        size = rows if self.max_samples is None else self.max_samples
-        self.bootstrap_ = Bootstrap(rows, self.n_estimators, size, replace=self.bootstrap, seed=int(self._seeds[0]))
+    def _draw(self, rows, features):
+        self.bootstrap_ = Bootstrap(
+            rows,
+            self.n_estimators,
+            rows if self.max_samples is None else self.max_samples,
+            replace=self.bootstrap,
+            num_features=features,
+            max_features=self.max_features,
+            bootstrap_features=self.bootstrap_features,
+            seed=int(self._seeds[0]),
+        )
 
     def _train(self, X, targets, sample_weight, count):
         """A MultiModel of the last `count` networks, trained."""
-        everyone = replicate(self._network(X.shape[1]), self.n_estimators, seed=int(self._seeds[1]))
-        multi = everyone if count == self.n_estimators else everyone.select(range(self.n_estimators)[-count:])
+        drawn = self.bootstrap_.features
+        network = self._network(X.shape[1] if drawn is None else drawn.shape[1])
+        options = {"seed": int(self._seeds[1]), "member_inputs": drawn is not None}
+        multi = replicate(network, self.n_estimators, **options).select(range(self.n_estimators)[-count:])
+        x = X if drawn is None else self.bootstrap_.take_features(X)[:, -count:]
         weights = self.bootstrap_.weights[:, -count:]
         if sample_weight is not None:
             weights = weights * sample_weight[:, None]
@@ -136,7 +155,7 @@ class _MultiBagging(BaseEstimator):
         multi.compile(self._optimizer(), self.loss or self._default_loss(multi), **compile_args)
         options = {"batch_size": min(self.batch_size, len(X)), "epochs": self.epochs, "verbose": self.verbose}
         with seeded(int(self._seeds[2])):
-            multi.fit(X, targets, sample_weight=weights, **{**options, **(self.fit_args or {})})
+            multi.fit(x, targets, sample_weight=weights, **{**options, **(self.fit_args or {})})
         self.member_history_ = dict(multi.member_history)  # Keras tracks that of a model
         return multi.select(range(count))  # without the optimizer's state
 
@@ -155,7 +174,7 @@ class _MultiBagging(BaseEstimator):
         """The answers of all networks, `(rows, N, outputs)`."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype="float32", reset=False)
-        return self.multi_.predict(X).astype("float64")
+        return self.multi_.predict(self.bootstrap_.take_features(X)).astype("float64")
 
     @property
     def estimators_(self):
@@ -164,6 +183,11 @@ class _MultiBagging(BaseEstimator):
     @property
     def estimators_samples_(self):
         return self.bootstrap_.indices
+
+    @property
+    def estimators_features_(self):
+        drawn = self.bootstrap_.features
+        return [np.arange(self.n_features_in_)] * len(self.estimators_samples_) if drawn is None else list(drawn)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "multi_")
