@@ -6,7 +6,21 @@ the data: `resampling`, `dataset` and `streams` (who sees what), `oob` (the rows
 """
 
 from keras_multiweight.bagging.dataset import BaggingDataset
+from keras_multiweight.bagging.diversity import Diversity, diversity
 from keras_multiweight.bagging.oob import oob_predict, oob_score
 from keras_multiweight.bagging.resampling import Bootstrap, PoissonWeights
+from keras_multiweight.bagging.selection import Selection, best_members, greedy_selection, stacking_weights
 
-__all__ = ["BaggingDataset", "Bootstrap", "PoissonWeights", "oob_predict", "oob_score"]
+__all__ = [
+    "BaggingDataset",
+    "Bootstrap",
+    "Diversity",
+    "PoissonWeights",
+    "Selection",
+    "best_members",
+    "diversity",
+    "greedy_selection",
+    "oob_predict",
+    "oob_score",
+    "stacking_weights",
+]
