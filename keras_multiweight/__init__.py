@@ -34,6 +34,7 @@ __all__ = [
     "layers",
     "merging",
     "pack",
+    "plots",
     "register_rule",
     "replicate",
     "select",
@@ -43,7 +44,7 @@ __all__ = [
     "verify",
 ]
 
-OPTIONAL = ("sklearn",)  # modules whose requirements are extras
+OPTIONAL = ("plots", "sklearn")  # modules whose requirements are extras
 
 
 def __getattr__(name):

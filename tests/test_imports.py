@@ -20,6 +20,7 @@ LEVELS = {
     "merging": 5,
     "testing": 6,
     "sklearn": 6,
+    "plots": 6,
     "callbacks": 6,
 }
 
