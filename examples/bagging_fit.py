@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import keras_multiweight as kmw
 
-HIDDEN, BATCH, RATE = (32, 32), 8, 0.001
+HIDDEN, BATCH, RATE = (32, 32), 32, 0.003
 
 
 def diabetes():
@@ -48,7 +48,7 @@ def bagged(x, y, num_members, epochs):
 
 def sklearn_bagging(x, y, num_members, epochs):
     options = {"batch_size": BATCH, "learning_rate_init": RATE, "alpha": 0.0, "tol": 0.0}
-    single = MLPRegressor(HIDDEN, max_iter=epochs, n_iter_no_change=epochs, **options)
+    single = MLPRegressor(hidden_layer_sizes=HIDDEN, max_iter=epochs, n_iter_no_change=epochs, **options)
     return BaggingRegressor(single, num_members, random_state=0).fit(x, y[:, 0])
 
 
@@ -72,7 +72,7 @@ def compare(x, x_test, y, y_test, num_members, epochs, seconds_of_ours, seconds_
     print(f"loop of Keras fits, extrapolated from 2: {loop:.1f} s, {loop / seconds_of_ours:.1f} times")
 
 
-def main(num_members=25, epochs=15, side_by_side=True):
+def main(num_members=25, epochs=20, side_by_side=True):
     """The R2 on test rows: the mean over the members, and that of their average; and that of the rows left out."""
     keras.utils.set_random_seed(0)
     x, x_test, y, y_test = diabetes()
@@ -80,13 +80,17 @@ def main(num_members=25, epochs=15, side_by_side=True):
     (members, bootstrap), seconds = timed(bagged, x, y, num_members, epochs)
 
     answers = members.predict(x_test, verbose=0)  # (B, N, 1)
+    new = answers.mean(axis=1)
     mean_member = np.mean([r2_score(y_test, answers[:, i]) for i in range(num_members)])
     ensemble = r2_score(y_test, members.average().predict(x_test, verbose=0))
     out_of_bag = members.oob_score(x, y, bootstrap, r2_score)
     print(f"R2 on test rows of {num_members} networks, on average: {mean_member:.3f}")
-    print(f"R2 on test rows of their average: {ensemble:.3f}; out of bag: {out_of_bag:.3f}")
+    noise = np.std([r2_score(y_test[rows], new[rows]) for rows in kmw.Bootstrap(len(new), 200, seed=0).indices])
+    print(
+        f"R2 on test rows of their average: {ensemble:.3f}, with a standard error of {noise:.3f}; out of bag: {out_of_bag:.3f}"
+    )
 
-    held, new = len(x_test) // 2, answers.mean(axis=1)
+    held = len(x_test) // 2
     intervals = kmw.bagging.ConformalIntervals(alpha=0.1).fit(new[:held], y_test[:held])
     low, high = intervals.predict(new[held:])
     inside = np.mean((low <= y_test[held:]) & (y_test[held:] <= high))

@@ -7,6 +7,7 @@ import importlib
 
 from keras_multiweight import bagging, callbacks, layers, merging, testing
 from keras_multiweight.bagging import BaggingDataset, Bootstrap, PoissonWeights
+from keras_multiweight.folds import cross_val_fit
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
@@ -31,6 +32,7 @@ __all__ = [
     "PoissonWeights",
     "bagging",
     "callbacks",
+    "cross_val_fit",
     "layers",
     "merging",
     "pack",

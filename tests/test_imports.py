@@ -19,6 +19,7 @@ LEVELS = {
     "packing": 4,
     "merging": 5,
     "testing": 6,
+    "folds": 6,
     "sklearn": 6,
     "plots": 6,
     "callbacks": 6,
