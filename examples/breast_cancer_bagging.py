@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 import keras_multiweight as kmw
 
-HIDDEN, BATCH, RATE = (10, 10), 32, 0.003
+HIDDEN, BATCH, RATE = (10, 10), 16, 0.002
 
 
 def breast_cancer():
@@ -60,7 +60,7 @@ def timed(function):
     return time.perf_counter() - start
 
 
-def main(num_members=50, epochs=100, loop_members=2):
+def main(num_members=50, epochs=50, loop_members=2):
     """Scores and seconds by name."""
     x, x_test, y, y_test = breast_cancer()
     seconds = {}

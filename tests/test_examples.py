@@ -31,9 +31,9 @@ def test_sparse_subnetworks_take_any_number_of_weight_sets():
 
 
 def test_average_of_bagged_networks_is_better_than_their_mean():
-    mean_member, ensemble, out_of_bag = run("bagging_fit", num_members=10, epochs=8, side_by_side=False)
+    mean_member, ensemble, out_of_bag = run("bagging_fit", num_members=8, epochs=20, side_by_side=False)
     assert ensemble > mean_member
-    assert abs(out_of_bag - ensemble) < 0.2  # a standard error of R2 on 133 rows is 0.08
+    assert abs(out_of_bag - ensemble) < 0.3  # a standard error of R2 on 133 rows is 0.1
 
 
 def test_bagged_classifiers_score_out_of_bag_as_on_new_rows():
