@@ -89,6 +89,7 @@ def test_estimators_are_dumped_and_loaded(fitted, classes, tmp_path):
     assert again.oob_score_ == fitted.oob_score_
 
 
+@pytest.mark.slow
 def test_a_warm_start_ends_where_one_fit_of_all_ends(classes):
     x, y = classes
     whole = MultiBaggingClassifier(**{**FAST, "n_estimators": 4}, epochs=3).fit(x, y)
@@ -102,6 +103,7 @@ def test_a_warm_start_ends_where_one_fit_of_all_ends(classes):
         warm.set_params(n_estimators=2).fit(x, y)
 
 
+@pytest.mark.slow
 def test_parameters_are_searched_in_a_pipeline(classes):
     x, y = classes
     pipeline = make_pipeline(StandardScaler(), MultiBaggingClassifier(**{**FAST, "n_estimators": 2}, epochs=2))
