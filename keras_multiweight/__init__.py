@@ -3,20 +3,27 @@
 See `pack` to join trained models, `replicate` for fresh members, and `layers` for the layers with a member axis.
 """
 
-from keras_multiweight import callbacks, layers, merging, testing
+import importlib
+
+from keras_multiweight import bagging, callbacks, layers, merging, testing
+from keras_multiweight.bagging import BaggingDataset, Bootstrap, PoissonWeights
 from keras_multiweight.distribution import MemberParallel
+from keras_multiweight.folds import cross_val_fit
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.packing.replicate import replicate
+from keras_multiweight.packing.select import select
 from keras_multiweight.packing.verify import verify
 from keras_multiweight.registry import register_rule
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BaggingDataset",
+    "Bootstrap",
     "EnsembleAverage",
     "IncompatibleModelsError",
     "MemberParallel",
@@ -24,16 +31,30 @@ __all__ = [
     "MultiDense",
     "MultiModel",
     "MultiSparseLinear",
+    "PoissonWeights",
+    "bagging",
     "callbacks",
+    "cross_val_fit",
     "layers",
     "merging",
     "pack",
+    "plots",
     "register_rule",
     "replicate",
+    "select",
+    "sklearn",
     "testing",
     "unpack",
     "verify",
 ]
+
+OPTIONAL = ("plots", "sklearn")  # modules whose requirements are extras
+
+
+def __getattr__(name):
+    if name in OPTIONAL:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def unpack(multi, optimizer=False):

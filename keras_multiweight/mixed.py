@@ -95,7 +95,7 @@ class MixedMultiModel(MultiModel):
 
     def _place(self, i):
         """The group of member `i`, and its number there."""
-        number = self._number(i)
+        number = self.number(i)
         return next((group, own.index(number)) for group, own in self._groups() if number in own)
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_multiweight.bagging.oob import oob_predict, oob_score
 from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
 from keras_multiweight.deep import deep_graphs
 from keras_multiweight.layers.aggregate import EnsembleAverage
@@ -103,12 +104,13 @@ class MultiModel(MemberTrainer):
 
     def member_weights(self, i):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
-        i = self._number(i)
+        i = self.number(i)
         return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
 
-    def _number(self, i):
+    def number(self, i):
+        """The number of member `i` from 0, which may count from the end; an IndexError where there is none."""
         if not -self.num_members <= i < self.num_members:
-            raise IndexError(f"member(i) takes i from 0 to {self.num_members - 1}. Received: i={i}.")
+            raise IndexError(f"Members are numbered from 0 to {self.num_members - 1}. Received: i={i}.")
         return i % self.num_members
 
     def set_member_weights(self, i, weights):
@@ -221,6 +223,16 @@ class MultiModel(MemberTrainer):
         a_row = _numbers_a_row(self)
         rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
         return min(max(2 ** int(math.log2(rows)), 32), 8192)
+
+    # ---- out of bag ----
+
+    def oob_predict(self, x, bootstrap, **options):
+        """The mean answers of the members that did not draw a row: `kmw.bagging.oob_predict`."""
+        return oob_predict(self, x, bootstrap, **options)
+
+    def oob_score(self, x, y, bootstrap, metric, **options):
+        """How good the out-of-bag answers are: `kmw.bagging.oob_score`."""
+        return oob_score(self, x, y, bootstrap, metric, **options)
 
     # ---- saving ----
 

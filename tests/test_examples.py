@@ -31,8 +31,15 @@ def test_sparse_subnetworks_take_any_number_of_weight_sets():
 
 
 def test_average_of_bagged_networks_is_better_than_their_mean():
-    mean_member, ensemble = run("bagging_fit", num_members=5, epochs=20)
+    mean_member, ensemble, out_of_bag = run("bagging_fit", num_members=8, epochs=20, side_by_side=False)
     assert ensemble > mean_member
+    assert abs(out_of_bag - ensemble) < 0.3  # a standard error of R2 on 133 rows is 0.1
+
+
+def test_bagged_classifiers_score_out_of_bag_as_on_new_rows():
+    scores, _ = run("breast_cancer_bagging", num_members=8, epochs=4, loop_members=0)
+    assert scores["ensemble"] >= scores["mean member"]
+    assert abs(scores["out of bag"] - scores["ensemble"]) < 0.05  # a standard error on 171 rows is 0.015
 
 
 def test_average_of_cnns_is_at_least_as_good_as_their_mean():

@@ -89,7 +89,7 @@ def test_members_are_counted_from_the_end_and_no_further():
     models = mixed_models()
     multi = kmw.pack(models, group=True)
     np.testing.assert_array_equal(multi.member_weights(-2)[0], models[5].get_weights()[0])
-    with pytest.raises(IndexError, match=r"takes i from 0 to 6\. Received: i=7"):
+    with pytest.raises(IndexError, match=r"from 0 to 6\. Received: i=7"):
         multi.member(7)
 
 

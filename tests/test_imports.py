@@ -1,4 +1,4 @@
-"""Imports point one way: `layouts, ... <- layers <- training <- model <- packing <- merging <- testing <- command line`."""
+"""Imports point one way: `layouts, ... <- layers <- training, bagging <- model <- packing <- merging <- command line`."""
 
 import ast
 import pathlib
@@ -10,15 +10,19 @@ ROOT = pathlib.Path(keras_multiweight.__file__).parent
 CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
-    **dict.fromkeys(("layouts", "registry", "configs", "copies", "deep", "plan"), 0),
+    **dict.fromkeys(("layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "seeding"), 0),
     "layers": 1,
     "training": 2,
+    "bagging": 2,
     "model": 3,
     "mixed": 3,
     "distribution": 3,
     "packing": 4,
     "merging": 5,
     "testing": 6,
+    "folds": 6,
+    "sklearn": 6,
+    "plots": 6,
     "callbacks": 6,
 }
 

@@ -1,8 +1,9 @@
 """How good a set of weights is on data."""
 
-import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
+
+from keras_multiweight.metrics import metric_function
 
 
 def check_rows(model, x, what="data"):
@@ -33,8 +34,7 @@ class Scorer:
     Args:
         template: A Keras model, whose weights are set here.
         data: `(x, y)`.
-        metric: `"accuracy"`, the name or an instance of any Keras metric or loss, or a function `metric(y, answers)` of
-            whole arrays, as those of `sklearn.metrics`.
+        metric: As for `metric_function`.
         batch_size: int, for `predict`.
     """
 
@@ -43,7 +43,7 @@ class Scorer:
             raise ValueError(f"Data to score on must be a pair (x, y). Received: a {type(data).__name__}.")
         self.model, (self.x, self.y), self.batch_size = template, data, batch_size
         check_rows(template, self.x)
-        self.metric = _function(metric)
+        self.metric = metric_function(metric)
 
     def __call__(self, weights):
         return self.of_answers(self.answers(weights))
@@ -55,31 +55,4 @@ class Scorer:
 
     def of_answers(self, answers):
         """The score of predictions, a float."""
-        return float(np.mean(ops.convert_to_numpy(self.metric(self.y, answers))))
-
-
-def accuracy(y, answers):
-    """The share of rows whose class is right: integer classes or one-hot `y`, or 0 and 1 against one probability."""
-    y, answers = np.asarray(y), np.asarray(answers)
-    if answers.shape[-1] == 1 or answers.ndim == y.ndim - 1:
-        return np.mean((answers.reshape(len(y), -1) > 0.5) == (y.reshape(len(y), -1) > 0.5))
-    classes = y.argmax(axis=-1) if y.shape == answers.shape else y.reshape(answers.shape[:-1])
-    return np.mean(answers.argmax(axis=-1) == classes)
-
-
-def _function(metric):
-    if metric in ("accuracy", "acc"):
-        return accuracy
-    if isinstance(metric, (str, dict)):
-        metric = keras.metrics.get(metric)
-        metric = metric() if isinstance(metric, type) else metric
-    return _of_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric
-
-
-def _of_metric(metric):
-    def score(y, answers):
-        metric.reset_state()
-        metric.update_state(y, answers)
-        return metric.result()
-
-    return score
+        return self.metric(self.y, answers)

@@ -1,7 +1,5 @@
 """replicate: N fresh members of one architecture."""
 
-import random
-
 import keras
 import numpy as np
 
@@ -12,6 +10,7 @@ from keras_multiweight.packing.graph import input_structure
 from keras_multiweight.packing.inputs import input_flags
 from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
+from keras_multiweight.seeding import seeded
 
 
 @deep_graphs()
@@ -45,16 +44,15 @@ def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False
     """
     if not isinstance(num_members, int) or num_members < 1:
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
-    states = random.getstate(), np.random.get_state()
     fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
-    template = LiveModels([fresh()]).template()
+    with seeded(0):
+        template = LiveModels([fresh()]).template()
     flags = input_flags(member_inputs, input_structure(template, inputs))
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
     stacks = Stacks(template, num_members)
     for i, member_seed in enumerate(seeds):
-        keras.utils.set_random_seed(member_seed)
-        stacks.put(i, read_weights(fresh()))
-    random.setstate(states[0]), np.random.set_state(states[1])
+        with seeded(member_seed):
+            stacks.put(i, read_weights(fresh()))
     if num_members > 1 and template.weights and stacks.are_equal(template):
         raise ValueError(
             "Members must differ, but the function builds the same weights at every call. Take the fixed seeds out of "

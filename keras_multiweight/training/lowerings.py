@@ -114,6 +114,17 @@ def _is_empty(variable):
         return True
 
 
+def traced_once(function):
+    """A function without arguments that TensorFlow traces at its first call only: its map over members, outside of a
+    graph, is traced at every call, which takes tens of milliseconds.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
 def is_eager():
     """Whether Python sees the numbers of a training step: torch runs it as it reads it."""
     return keras.backend.backend() == "torch"

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
+from keras_multiweight.training import lowerings
 
 
 def scorer(outputs, names, **compile_args):
@@ -28,6 +29,7 @@ class _Hidden:
 
     def __init__(self, scorer):
         self.scorer = scorer
+        self.results = None  # the function of the members' results, traced once
 
 
 class MemberScores(keras.metrics.Metric):
@@ -43,10 +45,15 @@ class MemberScores(keras.metrics.Metric):
 
     def member_results(self):
         """The results as a dict of tensors with the members first."""
-        if not self.stacks:
+        if not self.stacks or set(self._hidden.scorer.metrics_names) <= {"loss"}:  # which the scorer does not track
             return {}
+        if self._hidden.results is None:
+            self._hidden.results = lowerings.traced_once(self._mapped_results)
+        return self._hidden.results()
+
+    def _mapped_results(self):
         results = self._map(lambda _: self._hidden.scorer.get_metrics_result(), [])
-        results.pop("loss", None)  # which the scorer does not track
+        results.pop("loss", None)
         return results
 
     def result(self):

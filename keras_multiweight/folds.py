@@ -1,0 +1,189 @@
+"""Cross-validation and sweeps of settings in one `fit`. R rows, K folds, N members."""
+
+import dataclasses
+import io
+import itertools
+
+import keras
+import numpy as np
+from keras import tree
+from rich.console import Console
+from rich.table import Table
+
+from keras_multiweight.bagging.oob import checked_targets
+from keras_multiweight.bagging.resampling import checked_count
+from keras_multiweight.metrics import metric_function
+from keras_multiweight.model import MultiModel
+from keras_multiweight.packing.replicate import replicate
+from keras_multiweight.seeding import seeded
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidation:
+    """What `cross_val_fit` found. Printed, it is a table of the settings.
+
+    Attributes:
+        multi: The MultiModel of all members, in the order settings, repeats, folds.
+        params: The settings, as given.
+        scores: `(settings, repeats, folds)`: of each member on the rows of its fold, which it was not trained on.
+        predictions: `(settings, repeats, R, ...)`: each row's answer by the member that was not trained on it; NaN for rows
+            of no fold.
+        test_rows: For each repeat, for each fold, its rows.
+    """
+
+    multi: MultiModel
+    params: list
+    scores: np.ndarray
+    predictions: np.ndarray
+    test_rows: list
+
+    def member(self, setting, repeat, fold):
+        """The number of a member in `multi`."""
+        return int(np.ravel_multi_index((setting, repeat, fold), self.scores.shape))
+
+    def table(self):
+        """A `rich` table: the mean score of each setting, and its standard deviation over repeats and folds."""
+        table = Table("setting", "mean score", "deviation", title=f"{self.multi.num_members} members in one fit")
+        for setting, scores in zip(self.params, self.scores):
+            table.add_row(str(setting), f"{scores.mean():.4g}", f"{scores.std():.2g}")
+        return table
+
+    def __str__(self):
+        console = Console(file=io.StringIO(), width=120)
+        console.print(self.table())
+        return console.file.getvalue()
+
+
+def cross_val_fit(
+    build,
+    x,
+    y,
+    folds=5,
+    repeats=1,
+    params=({},),
+    *,
+    loss,
+    metric,
+    optimizer="adam",
+    normalize=False,
+    epochs=1,
+    batch_size=32,
+    seed=0,
+    **fit_args,
+):
+    """Train K folds x repeats x settings as the members of one model, and score each on the rows that it was not trained on.
+
+    A member sees the rows of its fold with weight 0 and the others with `R / rows it trains on`: the mean loss over all rows
+    is the mean over its own. All settings and folds of a repeat begin with the same weights.
+
+    Args:
+        build: Function without arguments that builds a model with one output, or a built Keras model.
+        x, y: Arrays `(R, ...)`; `x` may be a structure of them.
+        folds: int, K: every repeat has a new partition. Or a list of pairs of int arrays `(rows to train on, rows to test)`,
+            as the splitters of scikit-learn give them: `list(StratifiedKFold(5).split(x, y))`.
+        repeats: int: how many initial weights.
+        params: List of dicts: settings of the optimizer, such as `{"learning_rate": 0.01, "weight_decay": 0.1}`.
+        loss: Keras loss.
+        metric: As for `oob_score`.
+        optimizer: Name or unused Keras optimizer, which has what a setting does not say.
+        normalize: bool. Subtract from the inputs the mean, and divide by the deviation, of the rows that a member is
+            trained on; those of its fold have no part in it. For one input.
+        epochs, batch_size, **fit_args: As for `fit`.
+        seed: int, of the partitions, the initial weights and the order of the rows.
+
+    Returns:
+        A `CrossValidation`.
+
+    Raises:
+        ValueError: A setting that is none of the optimizer, folds that are empty or out of range, an unknown metric, or
+            targets that are NaN.
+
+    Example:
+
+    ```python
+    found = kmw.cross_val_fit(
+        build, x, y, folds=5, params=[{"learning_rate": r} for r in (1e-3, 1e-2)], loss="mse", metric="mae", epochs=20
+    )
+    print(found)
+    found.scores.mean(axis=(1, 2))  # of each setting
+    ```
+    """
+    y = checked_targets(y, len(tree.flatten(x)[0]))
+    score, params = metric_function(metric), list(params)
+    seeds = np.random.SeedSequence(seed).generate_state(2) & 0x7FFFFFFF
+    splits = [_split(folds, len(y), [int(seeds[0]), r]) for r in range(checked_count(repeats, "repeats"))]
+    shape = (len(params), repeats, len(splits[0]))
+    places = list(itertools.product(*map(range, shape)))
+    optimizers = [_optimizer(optimizer, params[g]) for g, _, _ in places]
+    multi = _members(build, places, splits, x if normalize else None, repeats, int(seeds[1]))
+    multi.compile(optimizers, loss, steps_per_execution="auto")
+    weights = np.stack([_weights(splits[r][f][0], len(y)) for _, r, f in places], axis=1)
+    with seeded(int(seeds[1])):
+        multi.fit(x, y, sample_weight=weights, batch_size=batch_size, epochs=epochs, **{"verbose": 0, **fit_args})
+    return _scored(multi, x, y, score, params, splits, shape, places)
+
+
+def _scored(multi, x, y, score, params, splits, shape, places):
+    answers = multi.predict(x)  # (R, N, ...)
+    scores = np.empty(shape)
+    predictions = np.full((*shape[:2], len(y), *answers.shape[2:]), np.nan, answers.dtype)
+    for i, (g, r, f) in enumerate(places):
+        rows = splits[r][f][1]
+        scores[g, r, f] = score(y[rows], answers[rows, i])
+        predictions[g, r, rows] = answers[rows, i]
+    return CrossValidation(multi, params, scores, predictions, [[test for _, test in split] for split in splits])
+
+
+def _members(build, places, splits, normalized, repeats, seed):
+    """The members with the initial weights of their repeats, and the statistics of the rows that they are trained on."""
+    network = build if normalized is None else lambda: _with_normalization(build)
+    multi = replicate(network, repeats, seed=seed).select([r for _, r, _ in places])
+    if normalized is None:
+        return multi
+    for i, (_, r, f) in enumerate(places):
+        layer = keras.layers.Normalization()
+        layer.adapt(np.asarray(normalized)[splits[r][f][0]])
+        statistics = [keras.ops.convert_to_numpy(w) for w in layer.weights]
+        multi.set_member_weights(i, [*statistics, *multi.member_weights(i)[len(statistics) :]])
+    return multi
+
+
+def _with_normalization(build):
+    """A model whose inputs are normalised first; the statistics are its first weights."""
+    model = keras.models.clone_model(build) if isinstance(build, keras.Model) else build()
+    if len(model.inputs) != 1:
+        raise ValueError(f"normalize=True is for models of one input. Received: {len(model.inputs)} inputs.")
+    inputs = keras.Input(model.inputs[0].shape[1:])
+    layer = keras.layers.Normalization()
+    return keras.Model(inputs, model(layer(inputs)), name=f"normalized_{model.name}")
+
+
+def _optimizer(optimizer, setting):
+    config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
+    unknown = sorted(set(setting) - set(config["config"]))
+    if unknown:
+        raise ValueError(
+            f"params must be settings of the optimizer, {config['class_name']}: the members have one architecture. "
+            f"Received: {unknown}. For another, such as a dropout rate, call cross_val_fit again."
+        )
+    return keras.optimizers.deserialize({**config, "config": {**config["config"], **setting}})
+
+
+def _split(folds, rows, seed):
+    """Pairs of rows to train on and rows to test."""
+    if isinstance(folds, (int, np.integer)):
+        if not 2 <= checked_count(folds, "folds") <= rows:
+            raise ValueError(f"folds must be from 2 to the {rows} rows. Received: folds={folds}.")
+        parts = np.array_split(np.random.default_rng(seed).permutation(rows), folds)
+        return [(np.setdiff1d(np.arange(rows), part), np.sort(part)) for part in parts]
+    split = [tuple(np.asarray(part) for part in pair) for pair in folds]
+    for part in itertools.chain(*split):
+        if not part.size or not np.issubdtype(part.dtype, np.integer) or part.min() < 0 or part.max() >= rows:
+            raise ValueError(f"folds must be pairs of numbers of rows, 0 to {rows - 1}, none empty. Received: {part!r}.")
+    return split
+
+
+def _weights(train, rows):
+    weights = np.zeros(rows, "float32")
+    weights[train] = rows / len(train)
+    return weights

@@ -1,0 +1,101 @@
+"""Members that are fed rows of their own end where separate fits on those rows end."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as k
+
+import keras_multiweight as kmw
+from keras_multiweight.testing import assert_trains_alike
+
+ROWS, MEMBERS = 22, 3
+
+
+def optimizer():
+    return keras.optimizers.Adam(0.02, clipnorm=0.5)
+
+
+def network(features=4):
+    x = keras.Input((features,))
+    return keras.Model(x, k.Dense(1)(k.Dense(5, activation="tanh", kernel_regularizer="l2")(x)))
+
+
+def two_inputs():
+    a, b = keras.Input((4,), name="a"), keras.Input((2, 3), name="b")
+    h = k.Dense(5, activation="tanh")(k.Concatenate()([a, k.Flatten()(b)]))
+    return keras.Model({"a": a, "b": b}, k.Dense(1)(h))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(ROWS, 4)).astype("float32"), rng.normal(size=(ROWS, 1)).astype("float32")
+
+
+def alone(model, dataset, i, x, y, epochs, weights):
+    """Keras's own `fit` of one model on the rows of member i, in the order of each epoch."""
+    for epoch in range(epochs):
+        seen = dataset.order(epoch)[:, i]
+        model.fit(x[seen], y[seen], sample_weight=weights[seen], batch_size=5, shuffle=False, verbose=0)
+
+
+def test_members_end_where_fits_on_their_rows_and_features_end(rows):
+    x, y = rows
+    bootstrap = kmw.Bootstrap(ROWS, MEMBERS, max_samples=0.6, num_features=4, max_features=3, seed=0)
+    weights = np.random.default_rng(1).random(ROWS).astype("float32")
+    multi = kmw.replicate(network(3), MEMBERS, seed=0, member_inputs=True)
+    single, start = multi.member(1), multi.member_weights(1)
+    multi.compile(optimizer(), "mse")
+    dataset = kmw.BaggingDataset(x, y, bootstrap, 5, sample_weight=weights, seed=0)
+    multi.fit(dataset, epochs=2, shuffle=False, verbose=0)
+    single.compile(optimizer(), "mse")
+    alone(single, dataset, 1, x[:, bootstrap.features[1]], y, 2, weights)
+    moved = max(np.abs(a - b).max() for a, b in zip(start, single.get_weights()))
+    for a, b in zip(single.get_weights(), multi.member_weights(1)):
+        np.testing.assert_allclose(a, b, atol=1e-4 * moved)
+
+
+def test_several_inputs_train_as_separate_fits():
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(ROWS, 4)).astype("float32"), "b": rng.normal(size=(ROWS, 2, 3)).astype("float32")}
+    y = rng.normal(size=(ROWS, 1)).astype("float32")
+    bootstrap = kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+    dataset = kmw.BaggingDataset(x, y, bootstrap, 5, shuffle=False)
+
+    def data(i):
+        if i is None:
+            return (dataset,)
+        seen = bootstrap.indices[i]
+        return {name: part[seen] for name, part in x.items()}, y[seen]
+
+    options = {"optimizer": optimizer(), "loss": "mse"}
+    assert_trains_alike(two_inputs, data, options, {"batch_size": 5, "epochs": 2}, member_inputs=True)
+
+
+def test_every_epoch_has_the_rows_drawn_in_another_order(rows):
+    bootstrap = kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+    dataset = kmw.BaggingDataset(*rows, bootstrap, 5, seed=0)
+    dataset.on_epoch_begin()
+    first = np.concatenate([dataset[k][1] for k in range(dataset.num_batches)])
+    dataset.on_epoch_begin()
+    second = np.concatenate([dataset[k][1] for k in range(dataset.num_batches)])
+    for i, drawn in enumerate(bootstrap.indices):
+        assert sorted(first[:, i, 0]) == sorted(second[:, i, 0]) == sorted(rows[1][drawn, 0])
+        assert not np.array_equal(first[:, i], second[:, i])
+    assert not np.array_equal(np.argsort(first[:, 0, 0]), np.argsort(first[:, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((3, 4))}, "x must have the 22 rows of the bootstrap. Received: 3 rows"),
+        ({"y": np.zeros((3, 1))}, "one for each of the 22 rows. Received: 3"),
+        ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN"),
+        ({"batch_size": 0}, "batch_size must be an int of at least 1"),
+        ({"bootstrap": kmw.Bootstrap(ROWS, 9, groups=[0] * 20 + [1, 2], seed=0)}, "must draw as many rows each"),
+    ],
+)
+def test_wrong_data_is_named(rows, change, message):
+    arguments = {"x": rows[0], "y": rows[1], "bootstrap": kmw.Bootstrap(ROWS, MEMBERS, seed=0), "batch_size": 4, **change}
+    with pytest.raises(ValueError, match=message):
+        kmw.BaggingDataset(**arguments)

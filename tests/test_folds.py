@@ -1,0 +1,89 @@
+"""Folds, repeats and settings in one fit are those of the hand-written loop."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as k
+from sklearn.model_selection import StratifiedKFold
+
+import keras_multiweight as kmw
+from keras_multiweight.seeding import seeded
+
+ROWS = 23
+SETTINGS = [{"learning_rate": 0.01}, {"learning_rate": 0.05, "weight_decay": 0.1}]
+OPTIONS = {"loss": "mse", "metric": "mae", "epochs": 2, "batch_size": 6, "shuffle": False}
+
+
+def network():
+    x = keras.Input((3,))
+    return keras.Model(x, k.Dense(1)(k.Dense(4, activation="tanh")(x)))
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 3, size=(ROWS, 3)).astype("float32")
+    return x, (x[:, :1] > 5).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    return kmw.cross_val_fit(network, *data, 3, 2, SETTINGS, normalize=True, **OPTIONS)
+
+
+def test_members_are_those_of_the_loop(found, data):
+    """Seeds are read from the members; everything else is written out here."""
+    x, y = data
+    assert found.scores.shape == (2, 2, 3) and found.predictions.shape == (2, 2, ROWS, 1)
+    for g, r, f in [(0, 0, 1), (1, 1, 2)]:
+        test = found.test_rows[r][f]
+        train = np.setdiff1d(np.arange(ROWS), test)
+        with seeded(found.multi.member_seeds[found.member(g, r, f)]):
+            inner = network()
+        normalization = k.Normalization()
+        normalization.adapt(x[train])
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, inner(normalization(inputs)))
+        model.compile(keras.optimizers.Adam(**SETTINGS[g]), "mse")
+        weights = np.where(np.isin(np.arange(ROWS), train), ROWS / len(train), 0.0)
+        model.fit(x, y, sample_weight=weights, batch_size=6, epochs=2, shuffle=False, verbose=0)
+        answers = model.predict(x[test], verbose=0)
+        np.testing.assert_allclose(found.predictions[g, r, test], answers, atol=1e-5)
+        assert found.scores[g, r, f] == pytest.approx(np.abs(answers - y[test]).mean(), abs=1e-5)
+
+
+def test_every_row_is_in_one_fold_of_a_repeat(found):
+    for folds in found.test_rows:
+        assert sorted(np.concatenate(folds)) == list(range(ROWS))
+    assert any(not np.array_equal(a, b) for a, b in zip(*found.test_rows))
+    assert np.isfinite(found.predictions).all() and "0.05" in str(found)
+
+
+def test_rows_of_a_fold_have_no_part_in_its_training(data):
+    """What leaks would change an answer: here the targets and inputs of one fold become absurd."""
+    x, y = data
+    folds = list(StratifiedKFold(3).split(x, y[:, 0]))
+    before = kmw.cross_val_fit(network, x, y, folds, normalize=True, **OPTIONS)
+    x, y = x.copy(), y.copy()
+    x[folds[1][1]], y[folds[1][1]] = 1e3, -1e3
+    after = kmw.cross_val_fit(network, x, y, folds, normalize=True, **OPTIONS)
+    for a, b in zip(before.multi.member_weights(1), after.multi.member_weights(1)):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(before.multi.member_weights(0)[-1], after.multi.member_weights(0)[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"params": [{"dropout": 0.5}]}, r"settings of the optimizer, Adam.*Received: \['dropout'\]"),
+        ({"folds": 1}, "folds must be from 2 to the 23 rows"),
+        ({"folds": [([0, 1], [99])]}, r"numbers of rows, 0 to 22.*Received: array\(\[99\]\)"),
+        ({"folds": [([0, 1], [])]}, "none empty"),
+        ({"repeats": 0}, "repeats must be an int of at least 1"),
+        ({"metric": "goodness"}, "metric must be 'accuracy'"),
+        ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN"),
+    ],
+)
+def test_wrong_arguments_are_named(data, change, message):
+    with pytest.raises(ValueError, match=message):
+        kmw.cross_val_fit(**{"build": network, "x": data[0], "y": data[1], **OPTIONS, **change})

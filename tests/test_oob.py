@@ -1,0 +1,99 @@
+"""Out-of-bag answers and scores are those of a loop over the members, by hand."""
+
+import keras
+import numpy as np
+import oracle
+import pytest
+from keras import layers as k
+from sklearn.metrics import r2_score
+
+import keras_multiweight as kmw
+
+ROWS, MEMBERS = 40, 4
+
+
+def two_outputs():
+    x = keras.Input((3,))
+    h = k.Dense(5, activation="tanh")(x)
+    return keras.Model(x, [k.Dense(1, name="number")(h), k.Dense(3, name="logits")(h)])
+
+
+@pytest.fixture(scope="module")
+def case():
+    rng = np.random.default_rng(0)
+    models = oracle.members(two_outputs, MEMBERS)
+    x, y = rng.normal(size=(ROWS, 3)).astype("float32"), rng.normal(size=(ROWS, 1)).astype("float32")
+    classes = rng.integers(0, 3, size=ROWS)
+    answers = oracle.stacked_predictions(models, x, ROWS)
+    return kmw.pack(models, verify=False), x, [y, classes], answers, kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+
+
+def by_hand(answers, bootstrap):
+    """Rows with an out-of-bag answer, and the answers."""
+    rows, means = [], []
+    for r in range(ROWS):
+        left_out = [answers[r, i] for i in range(MEMBERS) if r not in bootstrap.indices[i]]
+        if left_out:
+            rows.append(r)
+            means.append(np.mean(left_out, axis=0))
+    return rows, np.array(means)
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+
+
+def test_answers_are_those_of_the_hand_written_loop(case):
+    multi, x, _, answers, bootstrap = case
+    rows, _ = by_hand(answers[0], bootstrap)
+    assert 0 < len(rows) < ROWS  # some rows have none
+    with pytest.warns(UserWarning, match=f"{ROWS - len(rows)} of {ROWS} rows were drawn by every member"):
+        received = multi.oob_predict(x, bootstrap)
+    for got, every in zip(received, answers):
+        oracle.assert_close(got[rows], by_hand(every, bootstrap)[1])
+        assert np.isnan(np.delete(got, rows, axis=0)).all()
+        assert got.dtype == every.dtype
+
+
+@pytest.mark.filterwarnings("ignore:.*rows were drawn by every member")
+def test_scores_are_those_of_the_hand_written_loop(case):
+    multi, x, (y, classes), answers, bootstrap = case
+    rows, means = by_hand(answers[0], bootstrap)
+    _, shares = by_hand(softmax(answers[1]), bootstrap)
+    expected = [r2_score(y[rows], means), np.mean(shares.argmax(axis=1) == classes[rows])]
+    received = multi.oob_score(x, [y, classes], bootstrap, [r2_score, "accuracy"], from_logits=True)
+    assert received[1] == expected[1]
+    assert multi.oob_score(x, [y, classes], bootstrap, [None, "accuracy"], from_logits=True) == [None, expected[1]]
+    assert multi.oob_score(x, [y, classes], bootstrap, [r2_score, None])[0] == pytest.approx(expected[0], rel=1e-5)
+    for metric in ("mae", keras.losses.MeanAbsoluteError(), keras.metrics.MeanAbsoluteError()):
+        got = multi.oob_score(x, [y, classes], bootstrap, [metric, None])[0]
+        assert got == pytest.approx(np.abs(means - y[rows]).mean(), rel=1e-5)
+
+
+def test_a_member_that_drew_a_row_does_not_spoil_it():
+    answers = np.array([[[1.0], [np.nan]], [[np.inf], [3.0]]])
+    means = kmw.bagging.oob.masked_mean(answers, np.array([[True, False], [False, True]]))
+    assert means.tolist() == [[1.0], [3.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"bootstrap": kmw.Bootstrap(ROWS, 3, seed=0)},
+            r"of the 40 rows and 4 members .* Received: bool of shape \(40, 3\)",
+        ),
+        ({"bootstrap": kmw.Bootstrap(ROWS, MEMBERS, replace=False)}, "every member draws every row"),
+        ({"bootstrap": np.zeros((ROWS, MEMBERS))}, "Received: float64 of shape"),
+        ({"metric": "goodness"}, "metric must be 'accuracy'.*Received: metric='goodness'"),
+        ({"metric": 3}, "Received: metric=3"),
+        ({"y": np.zeros((ROWS - 1, 1))}, "one for each of the 40 rows. Received: 39"),
+        ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN. Received: 40"),
+        ({}, "1 metrics, 1 targets and 2 outputs"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*rows were drawn by every member")
+def test_wrong_data_is_named(case, change, message):
+    multi, x, (y, _), _, bootstrap = case
+    with pytest.raises(ValueError, match=message):
+        multi.oob_score(**{"x": x, "y": y, "bootstrap": bootstrap, "metric": "mse", **change})
