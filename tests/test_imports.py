@@ -19,6 +19,7 @@ LEVELS = {
     "merging": 5,
     "testing": 6,
     "callbacks": 6,
+    "surrogate": 6,
 }
 
 

@@ -143,12 +143,18 @@ def read_alike(member, i):
         return None, error.differences
 
 
-def build(template, stacks, member_names, share, name=None, member_seeds=None, inputs=None, safe_mode=True):
+def build(
+    template, stacks, member_names, share, name=None, member_seeds=None, inputs=None, safe_mode=True, member_inputs=False
+):
     """The packed model of a template, from the stacked weights of its members."""
     trace = Trace(len(member_names), safe_mode)
     packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
     inputs = copy_inputs(template, trace.unique_name, inputs)
-    outputs = packer.run(template, trace.mark(inputs, Layout.SHARED))
+    if member_inputs:
+        inputs, tensors = _inputs_of_each_member(trace, inputs)
+    else:
+        tensors = trace.mark(inputs, Layout.SHARED)
+    outputs = packer.run(template, tensors)
     outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
     member = _copy_or_reason(template)
     weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
@@ -162,6 +168,17 @@ def build(template, stacks, member_names, share, name=None, member_seeds=None, i
         plan=trace.plan,
         name=name or f"multi_{template.name}",
     )
+
+
+def _inputs_of_each_member(trace, inputs):
+    """Inputs `(B, N, ...)`, and the same with the members first."""
+    n = trace.num_members
+    inputs = keras.tree.map_structure(lambda x: keras.Input((n, *x.shape[1:]), dtype=x.dtype, name=x.name), inputs)
+
+    def members_first(x):
+        return plumbing.BatchToMembers(n, name=trace.unique_name(f"{x.name}_by_member"), dtype=x.dtype)(x)
+
+    return inputs, trace.mark(keras.tree.map_structure(members_first, inputs), Layout.STACKED)
 
 
 def _copy_or_reason(template):

@@ -11,7 +11,7 @@ from keras_multiweight.packing.pack import build
 from keras_multiweight.packing.weights import Stacks, read_weights
 
 
-def replicate(model, num_members, *, seed=None, inputs=None, name=None):
+def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False, name=None):
     """A MultiModel of N fresh, independently initialised members.
 
     Args:
@@ -20,6 +20,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
         num_members: int, N.
         seed: int, for the same members at every call. Left out, the members are new each time.
         inputs: What a subclassed model is called with, as for `pack`.
+        member_inputs: bool. Every member reads rows of its own, `(B, N, ...)` for each input, in place of the same `(B, ...)`.
         name: Name of the MultiModel.
 
     Returns:
@@ -55,7 +56,8 @@ def replicate(model, num_members, *, seed=None, inputs=None, name=None):
             f"its initialisers. Received: {num_members} equal members of '{template.name}'."
         )
     names = [f"'{template.name}' with seed {s}" for s in seeds]
-    return build(template, stacks, names, share=None, name=name, member_seeds=seeds, inputs=inputs)
+    options = {"name": name, "member_seeds": seeds, "inputs": inputs, "member_inputs": member_inputs}
+    return build(template, stacks, names, share=None, **options)
 
 
 def _rebuilt(model):
