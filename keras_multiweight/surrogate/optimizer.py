@@ -228,16 +228,18 @@ class SurrogateOptimizer:
         return Point(self.pool.points[at], float(self.pool.values[at]))
 
     def recommend(self):
-        """The told point that is best by the members' judgement, `Point(x, y)`, y as they expect it.
+        """Where the optimum is by the members' judgement, `Point(x, y)`, y as they expect it. Without `noise` it is `best`.
 
-        The best of many noisy values is a lucky draw; the members have seen its neighbours. Without `noise` this is `best`.
+        The best of many noisy values is a lucky draw. The members have seen its neighbours; what they expect at a single
+        point is a lucky draw too, so that the middle of their best points is taken.
         """
         if not self.noise or not self.num_members or not self._is_known_enough():
             return self.best
         with self._learned():
-            expected = self._search.expected(self.pool)
-        at = int(expected.argmax())
-        return Point(self.pool.points[at], float(self.pool.sign * expected[at]))
+            point = self.space.decode(self._search.consensus(self.pool)[None])
+        if not self.allowed(point)[0]:
+            return self.best
+        return Point(point[0], float(self.predict(point).mean[0]))
 
     def predict(self, points):
         """What the members expect at points `(n, d)`: `Prediction(mean, std, members)`, (n,), (n,) and (n, N).

@@ -46,7 +46,10 @@ class Region:
             floor: A box in which the heights differ by no more is not halved: what differs is noise.
         """
         is_new = np.arange(len(heights)) >= self.seen
-        near = is_new & (mine | (np.abs(unit - self.centre).max(axis=1) <= 2 * self.half))
+        away = np.abs(unit - self.centre).max(axis=1)
+        near = (is_new | (floor > 0)) & (away <= 2 * self.half) | (is_new & mine)
+        if floor > 0:
+            self.height = float(heights[away.argmin()])
         best = np.flatnonzero(near)[heights[near].argmax()] if near.any() else None
         if best is not None and heights[best] > self.height:
             self._move(unit[best], heights[best], heights)

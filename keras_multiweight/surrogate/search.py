@@ -5,7 +5,7 @@ import numpy as np
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import groups
-from keras_multiweight.surrogate.regions import Niches
+from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
@@ -14,6 +14,7 @@ DRAWS = 64  # candidates of a group that no member leads to
 TURNS = "CCLLLLOLOL"  # whose turn it is: the whole cube, the leading region, another region
 ACQUISITIONS_IN_TURN = ("own", "mean", "own", "bound", "own")
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
+CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
 
 
@@ -37,7 +38,7 @@ class Search:
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
         self.groups = groups(num_members, self.num_regions)
-        self.window = int(np.clip(8 * width, 64, 128))
+        self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
 
@@ -47,8 +48,16 @@ class Search:
         """Take in what was told since the last time: one training program."""
         if len(pool) == self.seen:
             return
-        heights = self.heights(pool)
+        self._judge(pool)
+        heights = pool.heights
+        if self.noise and self.frames and self.ensemble:
+            self._train(pool)
+            heights = self.expected(pool)
         self.niches.update(pool.unit, heights, pool.origins)
+        self._train(pool)
+
+    def _train(self, pool):
+        """All members on the windows of their groups, as the regions are now."""
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
@@ -59,16 +68,12 @@ class Search:
         regions = self.niches.regions
         return [whole_cube(unit) if r is None else box_of(r, unit, self.window) for r in regions] + [whole_cube(unit)]
 
-    def heights(self, pool):
-        """The pool's heights; where they are noisy, what the members made of them before the last points were learned."""
-        heights = pool.heights
-        if not self.frames or not self.ensemble:
-            return heights
-        expected = self.expected(pool)
+    def _judge(self, pool):
+        """Compare what the members expect at the points told since the last time with what was told."""
         new = slice(self.seen, None)
-        if len(heights) - self.seen > 2:
-            self.trust = 0.7 * self.trust + 0.3 * max(_rank_correlation(expected[new], heights[new]), 0.0)
-        return expected if self.noise else heights
+        if self.frames and self.ensemble and len(pool) - self.seen > 2:
+            correlation = _rank_correlation(self.expected(pool)[new], pool.heights[new])
+            self.trust = 0.7 * self.trust + 0.3 * max(correlation, 0.0)
 
     def expected(self, pool):
         """(n,): what the group that knows a point best expects there."""
@@ -80,6 +85,12 @@ class Search:
                 answers = self.answers([frame] * len(self.groups), pool.unit[rows], known)[:, members]
                 expected[rows], done[rows] = answers.mean(axis=1), True
         return expected
+
+    def consensus(self, pool):
+        """(D,): the middle of the points that the members expect to be the best, of those round the very best."""
+        expected = self.expected(pool)
+        near = np.flatnonzero(np.abs(pool.unit - pool.unit[expected.argmax()]).max(axis=1) <= LARGEST)
+        return pool.unit[near[np.argsort(-expected[near], kind="stable")[:CONSENSUS]]].mean(axis=0)
 
     def answers(self, frames, unit, known):
         """(n, N): what every member predicts at points, as heights, each in its group's frame."""
