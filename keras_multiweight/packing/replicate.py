@@ -20,7 +20,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False
         num_members: int, N.
         seed: int, for the same members at every call. Left out, the members are new each time.
         inputs: What a subclassed model is called with, as for `pack`.
-        member_inputs: bool. Every member reads rows of its own, `(B, N, ...)` for each input, in place of the same `(B, ...)`.
+        member_inputs: bool. Every member reads rows of its own, `(B, N, ...)` for each input, not the same `(B, ...)`.
         name: Name of the MultiModel.
 
     Returns:

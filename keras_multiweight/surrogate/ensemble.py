@@ -77,6 +77,9 @@ class PackedEnsemble:
                 f"The network must take one input of {dim} numbers, those of the encoded point, and give one number. "
                 f"Received: shapes {shapes}."
             )
+        if self.model.non_trainable_variables:
+            names = [v.path for v in self.model.non_trainable_variables]
+            raise ValueError(f"All weights of the network must be trained, and nothing drawn in it. Received: {names}.")
 
     def _layout(self):
         """Where each variable of the packed model lies in a row of the matrix."""
@@ -89,8 +92,7 @@ class PackedEnsemble:
     def _forward(self, weights, x):
         """(N, P) and (B, N, d) -> (B, N)"""
         values = [ops.reshape(weights[:, start:end], shape) for start, end, shape in self._places]
-        fixed = [ops.convert_to_tensor(v) for v in self.model.non_trainable_variables]
-        return self.model.stateless_call(values, fixed, x)[0][:, :, 0]
+        return self.model.stateless_call(values, [], x)[0][:, :, 0]
 
     def _train_steps(self, weights, first, second, steps, x, y, sample_weight, directions, decay, count):
         total = ops.sum(sample_weight, axis=0) + 1e-6
