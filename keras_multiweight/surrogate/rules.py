@@ -1,8 +1,8 @@
 """Update rules of the members, on the matrix of their weights. N members, P weights each.
 
 Each rule is elementwise, `rule(step, gradient, first, second) -> (direction, first, second)`, all `(N, P)`; the weights move
-by `-rate * direction`. One step takes every rule for all members, and each member's own choice of it: the arithmetic of a rule
-is nothing beside the gradient, and one program serves every mixture.
+by `-rate * direction`. One step takes every rule for all members, and then each member's own choice: the arithmetic of a
+rule is nothing beside the gradient, and one program serves every mixture.
 """
 
 from keras import ops

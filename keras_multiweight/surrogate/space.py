@@ -172,8 +172,8 @@ class Space:
             if not inside.all():
                 row = int(np.argmin(inside))
                 raise ValueError(
-                    f"Points must lie within the bounds. Received: {points[row, i]!r} in dimension {i} of point {row}, "
-                    f"where the bounds are {dim}."
+                    f"Points must lie within the bounds. Received: {points.tolist()[row][i]!r} in dimension {i} of point "
+                    f"{row}, where the bounds are {dim}."
                 )
         return points
 
