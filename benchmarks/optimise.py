@@ -1,6 +1,6 @@
 """How close to the optimum are N networks, networks off, one network, and their peers, after how many evaluations?
 
-    python benchmarks/optimise.py hartmann ackley-10 --methods members-8 members-0 members-1 cma --seeds 20 --budget 500
+    python benchmarks/optimise.py hartmann ackley-10 --methods members-8 members-0 members-1 cma --budget 500
     python benchmarks/optimise.py hartmann --noise 0.25 --budget 300
     python benchmarks/optimise.py --table
 

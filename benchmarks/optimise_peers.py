@@ -1,7 +1,7 @@
 """The peers of `optimise.py`: `method(f, dim, seed, budget) -> (points, recommended)`, f from one point to a number.
 
-All begin at random points, and every call of `f` is counted. Points lie in the unit cube; `recommended` is the point that the
-method itself would name in the end, or None for the best it saw.
+All begin at random points, and every call of `f` is counted. Points lie in the unit cube; `recommended` is the point that
+the method itself would name in the end, or None for the best it saw.
 """
 
 import numpy as np

@@ -105,31 +105,32 @@ def test_rows_of_weight_zero_do_not_count(ensemble, data):
     np.testing.assert_allclose(ensemble.weights, expected, rtol=1e-4, atol=1e-6)
 
 
+def steps_of(name, gradients):
+    """What a rule makes of one gradient after another, (steps, P)."""
+    first = second = keras.ops.zeros(gradients.shape[1:])
+    directions = []
+    for step, gradient in enumerate(gradients, 1):
+        direction, first, second = RULES[name](float(step), keras.ops.convert_to_tensor(gradient), first, second)
+        directions.append(keras.ops.convert_to_numpy(direction))
+    return np.stack(directions)
+
+
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
 def test_rule_steps_as_keras_does(name):
     gradients = np.random.default_rng(2).normal(size=(6, 5)).astype("float32")
     optimizer = {"adam": keras.optimizers.Adam(0.1, beta_2=0.99), "rmsprop": keras.optimizers.RMSprop(0.1)}[name]
     variable = keras.Variable(np.zeros(5, "float32"))
     optimizer.build([variable])
-    weights, first, second = np.zeros(5), np.zeros(5), np.zeros(5)
-    for step, gradient in enumerate(gradients, 1):
+    for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
-        direction, first, second = (
-            np.asarray(v) for v in RULES[name](float(step), *map(np.asarray, (gradient, first, second)))
-        )
-        bias = np.sqrt(1 - 0.9**step) if name == "rmsprop" else 1.0  # Keras's RMSprop has a biased mean
-        weights = weights - 0.1 * direction / bias
-    np.testing.assert_allclose(weights, keras.ops.convert_to_numpy(variable), rtol=1e-3, atol=1e-5)
+    bias = np.sqrt(1 - 0.9 ** np.arange(1, 7))[:, None] if name == "rmsprop" else 1.0  # Keras's has a biased mean
+    expected = -0.1 * (steps_of(name, gradients) / bias).sum(axis=0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_rprop_grows_while_the_sign_stays_and_halves_where_it_turns():
-    first, second, sizes = np.zeros(1), np.zeros(1), []
-    for gradient in ([3.0], [0.1], [5.0], [-2.0], [-1.0]):
-        direction, first, second = (
-            keras.ops.convert_to_numpy(v) for v in RULES["rprop"](1.0, *map(np.array, (gradient, first, second)))
-        )
-        sizes.append(float(direction[0]))
-    np.testing.assert_allclose(sizes, [1.0, 1.2, 1.44, 0.0, -0.72])
+    gradients = np.array([[3.0], [0.1], [5.0], [-2.0], [-1.0]], "float32")
+    np.testing.assert_allclose(steps_of("rprop", gradients)[:, 0], [1.0, 1.2, 1.44, 0.0, -0.72], rtol=1e-6)
 
 
 def test_evolution_estimates_the_gradient_of_each_member():

@@ -95,6 +95,7 @@ class PackedEnsemble:
         return self.model.stateless_call(values, [], x)[0][:, :, 0]
 
     def _train_steps(self, weights, first, second, steps, x, y, sample_weight, directions, decay, count):
+        choice, rates = ops.convert_to_tensor(self._choice), ops.convert_to_tensor(self._rates)
         total = ops.sum(sample_weight, axis=0) + 1e-6
 
         def losses(weights):  # (N, P) -> (N,)
@@ -110,8 +111,8 @@ class PackedEnsemble:
             weights, first, second = state
             slope = slope_at(weights, at)
             fade = 1.0 - 0.9 * at / ops.cast(count, "float32")
-            direction, first, second = update(self._choice, steps + at + 1.0, slope, first, second)
-            return weights - fade * self._rates * direction, first, second
+            direction, first, second = update(choice, steps + at + 1.0, slope, first, second)
+            return weights - fade * rates * direction, first, second
 
         return lowerings.repeat(count, body, (weights, first, second))
 
