@@ -21,7 +21,6 @@ def seconds_of_ask(num_members, told, repeats=7):
     rng, seconds = np.random.default_rng(0), []
     x = rng.random((told - BATCH * (repeats + 2), DIM))
     optimizer.tell(x, np.sum((x - 0.3) ** 2, axis=1))
-    optimizer._designed = optimizer.n_init
     for _ in range(repeats + 2):
         start = time.perf_counter()
         x = optimizer.ask(BATCH)

@@ -39,7 +39,7 @@ class StorageNode:
 
 
 def main(budget=240, seed=0):
-    """Mean rewards: of equal weights, of the first tenth of the measurements, of the last tenth, and of the recommendation."""
+    """Mean rewards of equal weights, of the first and the last tenth of the measurements, and of what is recommended."""
     bounds = [(0.02, 1.0)] * len(SPEEDS) + [(5.0, 40.0)]
     optimizer = SurrogateOptimizer(bounds, maximize=True, noise=0.5, batch_size=6, seed=seed)
     node = StorageNode(seed)

@@ -92,6 +92,14 @@ def test_failed_evaluations_are_recorded_and_avoided(optimizer):
     assert np.isnan(optimizer.history["best"][:6]).all() and np.isfinite(optimizer.history["best"][-1])
 
 
+def test_evaluations_from_elsewhere_stand_in_for_the_design(optimizer):
+    x = optimizer.space.decode(np.random.default_rng(0).random((9, 3)))
+    optimizer.tell(x, bowl(x))
+    x = optimizer.ask(4)
+    optimizer.tell(x, bowl(x))
+    assert set(optimizer.history["origin"][:9]) == {"told"} and "design" not in optimizer.history["origin"]
+
+
 def test_bad_tells_change_nothing(optimizer):
     for points, values, message in (
         ([[0, 0, 1]], [1, 2], "as many values as points"),
@@ -189,7 +197,7 @@ def test_networks_lead_to_the_optimum(optimizer, monkeypatch):
     monkeypatch.setattr(search, "TRAIN_STEPS", 60)
     monkeypatch.setattr(search, "ASCENT_STEPS", 20)
     optimizer.minimize(bowl, 70)
-    assert optimizer.best.y < 3e-3
+    assert optimizer.best.y < 0.02
     np.testing.assert_allclose(optimizer.recommend().x, optimizer.best.x)
     at = optimizer.predict(np.concatenate([optimizer.best.x[None], [[-1, -2, 3]]]))
     assert at.mean.shape == at.std.shape == (2,) and at.members.shape == (2, 3) and (at.std >= 0).all()

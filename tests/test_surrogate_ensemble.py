@@ -45,11 +45,11 @@ def as_keras_model(ensemble, i, network=None):
     return model
 
 
-def alone(ensemble, i):
-    """An ensemble of member i only."""
-    single = PackedEnsemble(default_network(D, UNITS), 1, D, 0, *([values[i]] for values in KINDS.values()))
-    single.weights = ensemble.weights[i : i + 1].copy()
-    return single
+def be_member(single, ensemble, i):
+    """Make an ensemble of one member the member i of another, with the state of its optimizer."""
+    part = slice(i, i + 1)
+    single._choice, single._rates = ensemble._choice[part], ensemble._rates[part]
+    single.weights, single.slots, single.steps = ensemble.weights[part], ensemble.slots[:, part], ensemble.steps[part]
 
 
 def test_replicas_with_inputs_of_their_own_answer_on_their_own_rows(tmp_path):
@@ -69,22 +69,22 @@ def test_ensemble_answers_as_its_members_alone(ensemble, data):
 
 
 def test_members_train_and_ascend_together_as_they_do_alone(ensemble, data):
-    together = ensemble
-    singles = [alone(together, i) for i in range(N)]
+    single = PackedEnsemble(default_network(D, UNITS), 1, D, 0, *(values[:1] for values in KINDS.values()))
     low, high = np.full((N, D), -0.5), np.full((N, D), 0.7)
     for _ in range(2):  # the second goes on from the last weights and slots
-        together.train(*data, 15)
-        ends = together.ascend(data[0], low, high, 5)
-        for i, single in enumerate(singles):
-            part = [a[:, i : i + 1] for a in data]
-            single.train(*part, 15)
-            np.testing.assert_allclose(together.weights[i], single.weights[0], rtol=1e-3, atol=1e-5)
-            single.weights = together.weights[i : i + 1]
-            alone_ends = single.ascend(part[0], low[:1], high[:1], 5)
-            np.testing.assert_allclose(ends[:, i], alone_ends[:, 0], rtol=1e-3, atol=1e-4)
+        expected = []
+        for i in range(N):
+            be_member(single, ensemble, i)
+            single.train(*(a[:, i : i + 1] for a in data), 15)
+            expected.append((single.weights[0], single.ascend(data[0][:, i : i + 1], low[:1], high[:1], 5)[:, 0]))
+        ensemble.train(*data, 15)
+        ends = ensemble.ascend(data[0], low, high, 5)
+        for i, (weights, alone_ends) in enumerate(expected):
+            np.testing.assert_allclose(ensemble.weights[i], weights, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(ends[:, i], alone_ends, rtol=1e-3, atol=1e-4)
     assert ends.min() >= -0.5 and ends.max() <= np.float32(0.7)
     inside = np.clip(data[0], -0.5, 0.7)
-    assert (together.predict(ends).mean(axis=0) > together.predict(inside).mean(axis=0)).all()
+    assert (ensemble.predict(ends).mean(axis=0) > ensemble.predict(inside).mean(axis=0)).all()
 
 
 def test_training_fits_and_zeroed_weights_stay_the_members_own(ensemble, data):
@@ -148,7 +148,8 @@ def test_evolution_estimates_the_gradient_of_each_member():
     np.testing.assert_allclose(np.mean(estimates, axis=0), exact, rtol=1e-2, atol=1e-2)
 
 
-def test_evolution_trains_without_gradients_of_weights(data):
+def test_evolution_trains_without_gradients_of_weights(data, monkeypatch):
+    monkeypatch.setattr("keras_multiweight.surrogate.ensemble.PAIRS", 3)
     ensemble = PackedEnsemble(default_network(D, (4,)), N, D, seed=0, **KINDS, member_update="evolution")
     before = np.mean((ensemble.predict(data[0]) - data[1]) ** 2, axis=0)
     ensemble.train(*data, 60)

@@ -62,6 +62,7 @@ def test_bad_bounds_are_refused(bounds, message):
         (lambda: Real(0, 1, log=True), "low > 0 where it is logarithmic"),
         (lambda: Integer(0.5, 2), "whole bounds"),
         (lambda: Categorical(["a", "a"]), "different choices"),
+        (lambda: Categorical([(1, 2), 3]), "words, plain numbers"),
     ],
 )
 def test_bad_dimensions_are_refused(make, message):

@@ -94,8 +94,7 @@ class PackedEnsemble:
         values = [ops.reshape(weights[:, start:end], shape) for start, end, shape in self._places]
         return self.model.stateless_call(values, [], x)[0][:, :, 0]
 
-    def _train_steps(self, weights, first, second, steps, x, y, sample_weight, directions, decay, count):
-        choice, rates = ops.convert_to_tensor(self._choice), ops.convert_to_tensor(self._rates)
+    def _train_steps(self, weights, first, second, steps, choice, rates, x, y, sample_weight, directions, decay, count):
         total = ops.sum(sample_weight, axis=0) + 1e-6
 
         def losses(weights):  # (N, P) -> (N,)
@@ -136,7 +135,8 @@ class PackedEnsemble:
     def train(self, x, y, sample_weight, count, decay=DECAY):
         """Go on training all members for `count` steps on rows `(B, N, d)`, targets and weights `(B, N)`."""
         data = map(_float, (x, y, sample_weight, self._directions()))
-        state = self._train(self.weights, *self.slots, self.steps, *data, np.float32(decay), np.int32(count))
+        members = (self.weights, *self.slots, self.steps, self._choice, self._rates)
+        state = self._train(*members, *data, np.float32(decay), np.int32(count))
         self.weights, *slots = map(ops.convert_to_numpy, state)
         self.slots = np.stack(slots)
         self.steps = self.steps + np.float32(count)

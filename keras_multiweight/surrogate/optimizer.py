@@ -11,12 +11,11 @@ from keras_multiweight.surrogate import records, saving
 from keras_multiweight.surrogate.ensemble import PackedEnsemble, default_network
 from keras_multiweight.surrogate.members import diversity
 from keras_multiweight.surrogate.minimize import evaluate
-from keras_multiweight.surrogate.pool import Pool
+from keras_multiweight.surrogate.pool import DESIGN, RANDOM, Pool
 from keras_multiweight.surrogate.search import Search
 from keras_multiweight.surrogate.space import Space, keys
 
 TRIES = 200  # batches of random points before a space counts as searched for one that is free
-DESIGN, RANDOM, TOLD = -2, -3, -1  # origins that are no region; TOLD also for points of the whole cube
 
 Point = namedtuple("Point", ["x", "y"])
 Prediction = namedtuple("Prediction", ["mean", "std", "members"])
@@ -136,10 +135,14 @@ class SurrogateOptimizer:
         return np.array(batch.points, self.space.dtype).reshape(n, self.space.num_dims)
 
     def _is_known_enough(self):
-        return self._designed >= self.n_init and self.pool.num_known >= 2
+        return not self._in_design() and self.pool.num_known >= 2
+
+    def _in_design(self):
+        """Whether the design is still to be asked for: evaluations from elsewhere stand in for it."""
+        return max(self._designed, len(self.pool)) < self.n_init
 
     def _take_design(self, batch):
-        while batch.missing and self._designed < self.n_init:
+        while batch.missing and self._in_design():
             batch.offer(self._design[self._designed : self._designed + 1], [DESIGN])
             self._designed += 1
 

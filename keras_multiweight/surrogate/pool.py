@@ -4,6 +4,9 @@ import numpy as np
 
 from keras_multiweight.surrogate.space import keys
 
+TOLD, DESIGN, RANDOM, WHOLE = -1, -2, -3, -4  # origins of points that no region proposed
+ORIGINS = {TOLD: "told", DESIGN: "design", RANDOM: "random", WHOLE: "whole"}
+
 
 class Pool:
     """Evaluations, as arrays that grow, and pending points.
@@ -16,7 +19,7 @@ class Pool:
         points: (n, d), decoded.
         unit: (n, D), encoded.
         values: (n,) as told; NaN where the evaluation failed.
-        origins: (n,) what proposed a point: a number of `ORIGINS`' meaning, see `optimizer`.
+        origins: (n,) what proposed a point: the number of a region, or one of `ORIGINS`.
         pending: Dict of key to origin.
     """
 
@@ -31,7 +34,7 @@ class Pool:
         return len(self.values)
 
     def tell(self, points, values):
-        self.origins = np.append(self.origins, [self.pending.pop(key, -1) for key in keys(points)]).astype(int)
+        self.origins = np.append(self.origins, [self.pending.pop(key, TOLD) for key in keys(points)]).astype(int)
         self.points = np.concatenate([self.points, points])
         self.unit = np.concatenate([self.unit, self.space.encode(points)])
         self.values = np.append(self.values, values)

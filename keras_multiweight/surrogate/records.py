@@ -2,16 +2,14 @@
 
 import numpy as np
 
-from keras_multiweight.surrogate.pool import Pool
-
-WORDS = {-1: "told or whole", -2: "design", -3: "random"}
+from keras_multiweight.surrogate.pool import ORIGINS
 
 
-def history(pool: Pool):
+def history(pool):
     """See `SurrogateOptimizer.history`."""
     heights = np.where(np.isnan(pool.values), -np.inf, pool.sign * pool.values)
     best = pool.sign * np.maximum.accumulate(heights)
-    origin = np.array([WORDS.get(o, f"region {o}") for o in pool.origins.tolist()], object)
+    origin = np.array([ORIGINS.get(o, f"region {o}") for o in pool.origins.tolist()], object)
     return {
         "x": pool.points.copy(),
         "y": pool.values.copy(),

@@ -5,6 +5,7 @@ import numpy as np
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.pool import WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
@@ -173,7 +174,7 @@ class Search:
             gap = GAP * float(np.mean(frame.high - frame.low)) / 2
             at = _first_apart(points, self._order(points, predictions), taken, gap)
             self.turn += 1
-            origin = number if number < self.num_regions else -1
+            origin = number if number < self.num_regions else WHOLE
             yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):

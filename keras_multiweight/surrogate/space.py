@@ -79,7 +79,7 @@ class Integer:
 
 @dataclass(frozen=True)
 class Categorical:
-    """One of some choices, encoded one-hot."""
+    """One of some choices, words or plain numbers, encoded one-hot."""
 
     choices: tuple
     width: int = field(init=False)
@@ -87,8 +87,12 @@ class Categorical:
 
     def __post_init__(self):
         choices = tuple(self.choices)
-        if len(choices) < 2 or len(set(choices)) < len(choices):
-            raise ValueError(f"A Categorical needs two or more different choices. Received: {self.choices}.")
+        plain = all(isinstance(c, (str, int, float, type(None))) for c in choices)
+        if not plain or len(choices) < 2 or len(set(choices)) < len(choices):
+            raise ValueError(
+                "A Categorical needs two or more different choices: words, plain numbers, True, False or None. "
+                f"Received: {self.choices}."
+            )
         for name, value in {"choices": choices, "width": len(choices), "count": len(choices)}.items():
             object.__setattr__(self, name, value)
 
