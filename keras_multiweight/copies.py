@@ -69,9 +69,12 @@ def copy_layer(layer, config=None, **changes):
     state = random.getstate()  # Keras draws the seeds of new initialisers from it
     try:
         with keras.saving.CustomObjectScope(_custom_objects(layer)):
-            return keras.saving.deserialize_keras_object(copied, safe_mode=False)
+            copy = keras.saving.deserialize_keras_object(copied, safe_mode=False)
     finally:
         random.setstate(state)
+    for original, other in _pairs(layer, copy):
+        other.autocast = original.autocast  # which Keras leaves out of configs
+    return copy
 
 
 def copy_built(layer, config=None):
@@ -175,19 +178,27 @@ def is_custom(layer):
 def matching_weights(model, copy):
     """For each weight of a copy, in order, the weight of the original that stands in its place.
 
-    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy. None stands for a
-    weight that the original has not.
+    None stands for a weight that the original has not.
     """
-    originals, seen, waiting = {}, set(), [(model, copy)]
-    while waiting:
-        pair = layer, other = waiting.pop()
-        if (id(layer), id(other)) in seen:
-            continue
-        seen.add((id(layer), id(other)))
+    originals = {}
+    for layer, other in _pairs(model, copy):
         if len(layer.weights) == len(other.weights):
             originals.update(zip(map(id, other.weights), layer.weights))
-        waiting.extend(zip(*map(_sublayers, pair)))
     return [originals.get(id(weight)) for weight in copy.weights]
+
+
+def _pairs(model, copy):
+    """Each layer within a layer, itself included, with that in its place in a copy.
+
+    A layer that is in two models at once, a nested one and the one around it, is two layers in a copy.
+    """
+    seen, waiting = set(), [(model, copy)]
+    while waiting:
+        pair = layer, other = waiting.pop()
+        if (id(layer), id(other)) not in seen:
+            seen.add((id(layer), id(other)))
+            yield pair
+            waiting.extend(zip(*map(_sublayers, pair)))
 
 
 def set_all_weights(layer, values):

@@ -118,3 +118,21 @@ def assert_close(received, expected, what="", tolerance=TOLERANCE, scale=None):
         return
     error = relative_error(received, expected, scale)
     assert error <= tolerance, f"{what}: a relative difference of {error:.3g}"
+
+
+def answers(model, x):
+    """The outputs of a model that is called, not compiled, as NumPy arrays."""
+    x = tree.map_structure(ops.convert_to_tensor, x)
+    return [ops.convert_to_numpy(y) for y in tree.flatten(model(x, training=False))]
+
+
+def assert_saves_the_same(multi, x, path):
+    """A pack that is saved and loaded answers with the same bits and holds the same members. Gives the loaded one."""
+    multi.save(path / "packed.keras")
+    loaded = keras.models.load_model(path / "packed.keras")
+    for before, after in zip(answers(multi, x), answers(loaded, x), strict=True):
+        np.testing.assert_array_equal(before, after)
+    for i in range(multi.num_members):
+        for before, after in zip(multi.member_weights(i), loaded.member_weights(i), strict=True):
+            np.testing.assert_array_equal(before, after)
+    return loaded

@@ -4,6 +4,7 @@ import zipfile
 
 import h5py
 import keras
+import numpy as np
 import oracle
 import pytest
 from keras import layers as k
@@ -49,3 +50,20 @@ def test_a_saved_pack_holds_the_stacked_weights_alone(build, tmp_path):
         h5py.File(file).visititems(lambda _, x: found.append(x.shape) if isinstance(x, h5py.Dataset) else None)
     stacked = [tuple(v.shape) for v in multi.variables]
     assert sorted(found) == sorted(stacked)
+
+
+def test_a_layer_without_autocast_computes_in_the_dtype_that_it_gets(tmp_path):
+    def build():
+        x = keras.Input((4,))
+        halves = k.Dense(3, dtype="mixed_bfloat16")(x)
+        return keras.Model(x, [layer(dtype="float32", autocast=False)(halves) for layer in (k.ReLU, k.LayerNormalization)])
+
+    models, x = oracle.members(build), np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    multi = kmw.pack(models)
+    for i, model in enumerate(models):
+        wanted = model.predict(x, verbose=0)
+        for received, own, expected in zip(multi.predict(x), multi.member(i).predict(x, verbose=0), wanted):
+            assert received.dtype == own.dtype == expected.dtype
+            oracle.assert_close(received[:, i], expected, tolerance=2**-7)
+            oracle.assert_close(own, expected)
+    oracle.assert_saves_the_same(multi, x, tmp_path)

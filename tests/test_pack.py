@@ -30,11 +30,6 @@ def packed(request):
     return models, kmw.pack(models), inputs_for(models[0])
 
 
-def answers(model, x):
-    x = tree.map_structure(keras.ops.convert_to_tensor, x)
-    return [keras.ops.convert_to_numpy(y) for y in tree.flatten(model(x, training=False))]
-
-
 def inputs_for(model):
     batch = [random_inputs(model, size=8, seed=seed) for seed in range(ROWS)]
     return tree.map_structure(lambda *rows: np.concatenate([keras.ops.convert_to_numpy(r) for r in rows])[:ROWS], *batch)
@@ -64,7 +59,7 @@ def test_gradients_equal_each_members_own(packed):
     models, multi, x = packed
     x = tree.map_structure(keras.ops.convert_to_tensor, a_batch_of(x))
     rng = np.random.default_rng(0)
-    weights = [rng.normal(size=y.shape).astype("float32") for y in answers(multi, x)]
+    weights = [rng.normal(size=y.shape).astype("float32") for y in oracle.answers(multi, x)]
     tolerance = tolerance_of(multi, passes=2)
     packed_gradients, single = oracle.Gradients(multi)(x, weights), oracle.Gradients(models[0])
     for i, model in enumerate(oracle.each_in(models[0], models)):
@@ -87,13 +82,7 @@ def test_members_come_out_bit_equal(packed):
 
 def test_a_saved_pack_predicts_the_same_bits(packed, tmp_path):
     _, multi, x = packed
-    x = a_batch_of(x)
-    multi.save(tmp_path / "packed.keras")
-    loaded = keras.models.load_model(tmp_path / "packed.keras")
-    for before, after in zip(answers(multi, x), answers(loaded, x), strict=True):
-        np.testing.assert_array_equal(before, after)
-    for before, after in zip(multi.member_weights(1), loaded.member_weights(1), strict=True):
-        np.testing.assert_array_equal(before, after)
+    oracle.assert_saves_the_same(multi, a_batch_of(x), tmp_path)
 
 
 def layers_of(build):

@@ -18,6 +18,7 @@ from keras_multiweight.copies import (
     build_plan,
     copy_layer,
     draws_in_training,
+    is_custom,
     set_all_weights,
     unshared,
 )
@@ -332,11 +333,12 @@ class MultiLayer(keras.layers.Layer):
 
 
 def _config(layer):
-    """A layer's config; empty for a class that has none, which only `MapMembers` holds."""
+    """A layer's config, and what Keras leaves out of it; empty for a class that has none, which only `MapMembers` holds."""
     try:
-        return unshared(layer.get_config())
+        config = unshared(layer.get_config())
     except NotImplementedError:
         return {}
+    return config if layer.autocast or is_custom(layer) else {**config, "autocast": False}
 
 
 def _map_tensors(fn, structure):
