@@ -59,6 +59,18 @@ def test_matched_networks_merge_better_than_networks_as_they_are():
     assert barriers["by activations"] < 0.5 * barriers["as they are"]
 
 
+@pytest.mark.slow
+def test_storage_node_is_tuned_while_it_runs():
+    found = run("balance_storage", budget=240)
+    assert found["last tenth"] > 1.1 * found["first tenth"]
+    assert found["recommended"] > 1.1 * found["equal weights"]
+
+
+@pytest.mark.slow
+def test_parallel_evaluations_reach_an_optimum():
+    assert run("parallel_evaluations", budget=300, progress=None) < 0.13  # the false minimum is at 0.119
+
+
 @pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)
 def test_example_asks_a_question_in_its_first_line(path):
     assert re.search(r"\?$", path.read_text().splitlines()[0].rstrip('"'))

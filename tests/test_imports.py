@@ -24,6 +24,7 @@ LEVELS = {
     "sklearn": 6,
     "plots": 6,
     "callbacks": 6,
+    "surrogate": 6,
 }
 
 

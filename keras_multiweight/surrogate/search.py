@@ -1,0 +1,263 @@
+"""From evaluations to candidates: train the members on their windows, ascend, choose. N members, n points, D dimensions."""
+
+import numpy as np
+
+from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
+from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
+from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.pool import WHOLE
+from keras_multiweight.surrogate.regions import LARGEST, Niches
+
+NUM_REGIONS = 2
+TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
+STARTS = 8  # a member
+DRAWS = 64  # candidates of a group that no member leads to
+TURNS = "CCLLLLOLOL"  # whose turn it is: the whole cube, the leading region, another region
+ACQUISITIONS_IN_TURN = ("own", "mean", "own", "bound", "own")
+GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
+CONSENSUS = 20  # points whose middle is recommended where the function is noisy
+DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
+
+
+class Search:
+    """What is learned from a `Pool`, and what is proposed next.
+
+    Args:
+        ensemble: A `PackedEnsemble`, or None to search without networks, by draws in the same boxes.
+        width: D.
+        noise: The standard deviation of the noise, or 0.
+        rng: The private `numpy.random.Generator`.
+
+    Attributes:
+        seen: How many of the pool's points were learned.
+        trust: Rank correlation of what was predicted for the last points with what was told, a moving average, in 0..1.
+    """
+
+    def __init__(self, ensemble, width, noise, rng):
+        self.ensemble, self.rng, self.noise = ensemble, rng, noise
+        num_members = ensemble.num_members if ensemble else 0
+        num_local = num_members - len(groups(num_members, 1)[1])
+        self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
+        self.groups = groups(num_members, self.num_regions)
+        self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
+        self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
+        self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
+
+    # ---- learning ----
+
+    def learn(self, pool):
+        """Take in what was told since the last time: one training program."""
+        if len(pool) == self.seen:
+            return
+        self._judge(pool)
+        heights = pool.heights
+        if self.noise and self.frames and self.ensemble:
+            self._train(pool)
+            heights = self.expected(pool)
+        self.niches.update(pool.unit, heights, pool.origins)
+        self._train(pool)
+
+    def _train(self, pool):
+        """All members on the windows of their groups, as the regions are now."""
+        self.seen = len(pool)
+        self.frames = self.make_frames(pool.unit)
+        if self.ensemble:
+            first = not self.ensemble.steps.any()
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
+
+    def make_frames(self, unit):
+        regions = self.niches.regions
+        return [whole_cube(unit) if r is None else box_of(r, unit, self.window) for r in regions] + [whole_cube(unit)]
+
+    def _judge(self, pool):
+        """Compare what the members expect at the points told since the last time with what was told."""
+        new = slice(self.seen, None)
+        if self.frames and self.ensemble and len(pool) - self.seen > 2:
+            correlation = _rank_correlation(self.expected(pool)[new], pool.heights[new])
+            self.trust = 0.7 * self.trust + 0.3 * max(correlation, 0.0)
+
+    def expected(self, pool):
+        """(n,): what the group that knows a point best expects there."""
+        heights, known = pool.heights, pool.heights[: self.seen]
+        expected, done = heights.copy(), np.zeros(len(heights), bool)
+        for frame, members in zip(self.frames, self.groups):
+            rows = np.flatnonzero(~done) if frame.is_cube else frame.rows[: self.window][~done[frame.rows[: self.window]]]
+            if len(rows) and len(members):
+                answers = self.answers([frame] * len(self.groups), pool.unit[rows], known)[:, members]
+                expected[rows], done[rows] = answers.mean(axis=1), True
+        return expected
+
+    def consensus(self, pool):
+        """(D,): the middle of the points that the members expect to be the best, of those round the very best."""
+        expected = self.expected(pool)
+        near = np.flatnonzero(np.abs(pool.unit - pool.unit[expected.argmax()]).max(axis=1) <= LARGEST)
+        return pool.unit[near[np.argsort(-expected[near], kind="stable")[:CONSENSUS]]].mean(axis=0)
+
+    def answers(self, frames, unit, known):
+        """(n, N): what every member predicts at points, as heights, each in its group's frame."""
+        answers = np.empty((len(unit), self.ensemble.num_members))
+        for start in range(0, len(unit), self.window):
+            block = unit[start : start + self.window]
+            x = np.zeros((self.window, self.ensemble.num_members, unit.shape[1]))
+            for frame, members in zip(frames, self.groups):
+                x[: len(block), members] = frame.to_own(block)[:, None]
+            answers[start : start + self.window] = self.ensemble.predict(x)[: len(block)]
+        for frame, members in zip(frames, self.groups):
+            answers[:, members] = denormalised(answers[:, members], known[frame.rows[: _scale_rows(frame, self.window)]])
+        return answers
+
+    def _windows(self, unit, heights):
+        """The data of each member: rows `(W, N, D)`, targets and weights `(W, N)`, zero beyond what there is."""
+        shape = (self.window, self.ensemble.num_members)
+        x, y, weights = np.zeros((*shape, unit.shape[1])), np.zeros(shape), np.zeros(shape)
+        for frame, members in zip(self.frames, self.groups):
+            targets = np.zeros(len(heights))
+            scaled = frame.rows[: _scale_rows(frame, self.window)]
+            targets[scaled] = normalised(heights[scaled])
+            for i in members:
+                rows = frame.window(heights, self.window, self.rng)
+                x[: len(rows), i], y[: len(rows), i] = frame.to_own(unit[rows]), targets[rows]
+                weights[: len(rows), i] = np.sqrt(self.rng.exponential(size=len(rows)))  # a gentle bootstrap
+        return x, y, weights
+
+    # ---- proposing ----
+
+    def candidates(self, pool):
+        """For each group candidates `(P, D)`, and the predictions of its members `(P, M)`, none if it has none."""
+        unit, heights = pool.unit[: self.seen], pool.heights[: self.seen]
+        draws = [self._draws(frame, unit, heights) for frame in self.frames]
+        if not self.ensemble:
+            return [(points, np.empty((len(points), 0))) for points in draws]
+        ends = self._ascend(unit, heights)
+        size = DRAWS + STARTS * max(map(len, self.groups))
+        x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
+        found = []
+        for frame, members, drawn in zip(self.frames, self.groups, draws):
+            led = [frame.to_unit(ends[:, i]) for i in members]
+            found.append(np.resize(pool.space.snapped(np.concatenate([*led, drawn])), (size, unit.shape[1])))
+            x[:, members] = frame.to_own(found[-1])[:, None]
+        predictions = self.ensemble.predict(x)
+        return [(points, predictions[:, members]) for points, members in zip(found, self.groups)]
+
+    def _ascend(self, unit, heights):
+        """(S, N, D): where each member leads from its siblings' best points and from drawn ones."""
+        shape = (self.ensemble.num_members, unit.shape[1])
+        starts, low, high = np.zeros((STARTS, *shape)), np.zeros(shape), np.zeros(shape)
+        for frame, members in zip(self.frames, self.groups):
+            top = unit[frame.top(unit, heights, STARTS // 2)]
+            for i in members:
+                points = self.rng.uniform(frame.low, frame.high, (STARTS, shape[1]))
+                points[: len(top)] = top
+                starts[:, i], low[i], high[i] = frame.to_own(points), frame.to_own(frame.low), frame.to_own(frame.high)
+        return self.ensemble.ascend(starts, low, high, max(round(ASCENT_STEPS * self.trust), ASCENT_STEPS // 4))
+
+    def _draws(self, frame, unit, heights):
+        """Points of a box in which some coordinates, or all, differ from the incumbent's."""
+        shape = (DRAWS, unit.shape[1])
+        drawn = self.rng.uniform(frame.low, frame.high, shape)
+        best = unit[self.rng.choice(np.argsort(-heights, kind="stable")[:5], DRAWS)] if frame.is_cube else frame.centre
+        share = np.maximum(min(1.0, DRAWN_DIMS / shape[1]), self.rng.random((DRAWS, 1)))
+        return np.where(self.rng.random(shape) < share, drawn, best)
+
+    def next_points(self, pool, taken):
+        """Encoded candidates in the order in which they are wanted, with their origins, without end.
+
+        Args:
+            pool: The `Pool`.
+            taken: List of (D,) points from which the candidates keep apart. It grows by what the caller accepts.
+        """
+        groups = self.candidates(pool)
+        while True:
+            number = self._group_in_turn()
+            points, predictions = groups[number]
+            frame = self.frames[number]
+            gap = GAP * float(np.mean(frame.high - frame.low)) / 2
+            at = _first_apart(points, self._order(points, predictions), taken, gap)
+            self.turn += 1
+            origin = number if number < self.num_regions else WHOLE
+            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
+
+    def _group_in_turn(self):
+        ranked, whole, turn = self.niches.ranked(), self.num_regions, TURNS[self.turn % len(TURNS)]
+        if not ranked or (turn == "C" and (len(self.groups[whole]) or not self.ensemble)):
+            return whole
+        others = ranked[1:] or ranked
+        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
+
+    def _order(self, points, predictions):
+        if not predictions.shape[1]:
+            return self.rng.permutation(len(points))
+        name = ACQUISITIONS_IN_TURN[self.turn % len(ACQUISITIONS_IN_TURN)]
+        return np.argsort(-ACQUISITIONS[name](predictions, 1.0, self.turn), kind="stable")
+
+    # ---- members that fork and merge ----
+
+    def fork(self, pool, i, j=None):
+        """See `SurrogateOptimizer.fork`."""
+        siblings = [int(k) for k in self._group(i) if k != i]
+        if j is None and siblings:
+            j = max(siblings, key=self._errors(pool).__getitem__)
+        if j not in siblings:
+            raise ValueError(f"Member {i} must have member j beside it in its group: one of {siblings}. Received: j={j}.")
+        self.ensemble.copy_member(i, j)
+        return j
+
+    def merge(self, pool, i, j):
+        """See `SurrogateOptimizer.merge`."""
+        if j not in self._group(i) or i == j:
+            raise ValueError(f"Members of one group merge: {i} with one of {self._group(i).tolist()}. Received: j={j}.")
+        before, error = self.ensemble.weights, self._errors(pool)[i]
+        self.ensemble.weights = before.copy()
+        self.ensemble.weights[i] = (before[i] + before[j]) / 2
+        if self._errors(pool)[i] < error:
+            return True
+        self.ensemble.weights = before
+        return False
+
+    def _group(self, i):
+        found = [members for members in self.groups if i in members]
+        if not found or not self.frames:
+            raise ValueError(f"fork and merge take a member that has learned, by number. Received: i={i}.")
+        return found[0]
+
+    def _errors(self, pool):
+        """(N,): each member's root mean squared error on its group's window."""
+        errors = np.zeros(self.ensemble.num_members)
+        for frame, members in zip(self.frames, self.groups):
+            rows = frame.rows[: self.window] if not frame.is_cube else frame.rows
+            answers = self.answers(self.frames, pool.unit[rows], pool.heights[: self.seen])
+            errors[members] = np.sqrt(np.mean((answers - pool.heights[rows, None]) ** 2, axis=0))[members]
+        return errors
+
+    # ---- saving ----
+
+    def state(self):
+        """Plain values and arrays that make an equal search of an equal pool."""
+        plain = {"niches": self.niches.state(), "seen": self.seen, "turn": self.turn, "trust": self.trust}
+        return plain, self.ensemble.state() if self.ensemble else {}
+
+    def restore(self, plain, arrays, unit):
+        self.niches.restore(plain["niches"])
+        self.seen, self.turn, self.trust = plain["seen"], plain["turn"], plain["trust"]
+        if self.ensemble:
+            self.ensemble.restore(arrays)
+        self.frames = self.make_frames(unit[: self.seen]) if self.seen else []
+
+
+def _scale_rows(frame, window):
+    """How many of a frame's rows set the scale of its targets: a region's window, or all that is known."""
+    return len(frame.rows) if frame.is_cube else window
+
+
+def _first_apart(points, order, taken, gap):
+    """The first in the order that is at least `gap` from all taken; None if there is none."""
+    if not taken:
+        return order[0]
+    away = np.sqrt(np.mean((points[:, None] - np.array(taken)[None]) ** 2, axis=2)).min(axis=1)
+    fitting = order[away[order] >= gap]
+    return fitting[0] if len(fitting) else None
+
+
+def _rank_correlation(a, b):
+    ranks = np.argsort(np.argsort(a)), np.argsort(np.argsort(b))
+    return float(np.corrcoef(*ranks)[0, 1])

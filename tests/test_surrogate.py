@@ -1,0 +1,268 @@
+"""SurrogateOptimizer: what `ask` and `tell` promise."""
+
+import concurrent.futures
+import random
+
+import keras
+import numpy as np
+import pytest
+
+from keras_multiweight.surrogate import Categorical, Integer, SurrogateOptimizer, search
+
+CENTRE = np.array([0.3, -0.4, 1.1])
+BOUNDS = [(-1, 1), (-2, 0.5), (0.1, 3)]
+
+
+def bowl(x):
+    return ((x - CENTRE) ** 2).sum(axis=-1)
+
+
+def network(width=3):
+    x = keras.Input((width,))
+    return keras.Model(x, keras.layers.Dense(1)(keras.layers.Dense(12, activation="silu")(x)))
+
+
+def make(bounds=BOUNDS, width=3, **options):
+    return SurrogateOptimizer(bounds, **{"num_members": 3, "model": lambda: network(width), "n_init": 6, **options})
+
+
+@pytest.fixture(autouse=True)
+def short_training(monkeypatch):
+    """What `ask` and `tell` promise does not depend on how well the members fit, and torch takes its time for a step."""
+    monkeypatch.setattr(search, "TRAIN_STEPS", 10)
+    monkeypatch.setattr(search, "PRETRAIN_STEPS", 30)
+    monkeypatch.setattr(search, "ASCENT_STEPS", 8)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return make(batch_size=4)
+
+
+@pytest.fixture
+def optimizer(compiled):
+    """As new, without compiling again."""
+    compiled.restart(0)
+    compiled.callbacks.clear(), compiled.constraints.clear()
+    return compiled
+
+
+def weights(optimizer):
+    return optimizer._search.ensemble.weights.copy()
+
+
+def test_asked_points_are_within_the_bounds_and_distinct_from_all_known_ones(optimizer):
+    known = set()
+    for n in (1, 5, 3, 7, 2):  # the second is a part of the design and more, which nothing is known for
+        for _ in range(2):  # asked again before anything is told
+            x = optimizer.ask(n)
+            assert x.shape == (n, 3) and optimizer.space.checked(x) is not None
+            assert not known & set(map(tuple, x.tolist()))
+            known |= set(map(tuple, x.tolist()))
+        optimizer.tell(x[::-1], bowl(x[::-1]))
+    assert len(known) == 36 and len(optimizer.pool) == 18 and len(optimizer.pool.pending) == 18
+
+
+def test_tell_takes_any_points_in_any_order_and_never_trains(optimizer):
+    before = weights(optimizer)
+    x = optimizer.ask(6)
+    optimizer.tell(x[3], bowl(x[3]))
+    optimizer.tell(x[[5, 0]], bowl(x[[5, 0]]))
+    optimizer.tell([[0, 0, 1.0]], [bowl(np.array([0, 0, 1.0]))])  # never asked
+    assert len(optimizer.pool.pending) == 3
+    np.testing.assert_array_equal(weights(optimizer), before)
+    optimizer.ask(1)
+    assert (weights(optimizer) != before).any()
+
+
+def test_failed_evaluations_are_recorded_and_avoided(optimizer):
+    x = optimizer.ask(6)
+    optimizer.tell(x, [np.nan] * 6)
+    with pytest.raises(ValueError, match="best needs an evaluation that did not fail"):
+        optimizer.best  # noqa: B018
+    assert optimizer.ask(3).shape == (3, 3)
+
+    def f(x):
+        return np.where(x[:, 0] > 0.5, np.nan, (1 - x[:, 0]) + 0.1 * bowl(x))
+
+    optimizer.minimize(f, 70)
+    assert len(optimizer.pool) == 70 and np.isfinite(optimizer.best.y) and optimizer.best.x[0] > 0
+    last = optimizer.history["x"][-30:, 0] > 0.5
+    assert np.isnan(optimizer.history["y"]).sum() >= 6 and last.mean() < 0.5
+    assert np.isnan(optimizer.history["best"][:6]).all() and np.isfinite(optimizer.history["best"][-1])
+
+
+def test_evaluations_from_elsewhere_stand_in_for_the_design(optimizer):
+    x = optimizer.space.decode(np.random.default_rng(0).random((9, 3)))
+    optimizer.tell(x, bowl(x))
+    x = optimizer.ask(4)
+    optimizer.tell(x, bowl(x))
+    assert set(optimizer.history["origin"][:9]) == {"told"} and "design" not in optimizer.history["origin"]
+
+
+def test_bad_tells_change_nothing(optimizer):
+    for points, values, message in (
+        ([[0, 0, 1]], [1, 2], "as many values as points"),
+        ([[0, 0, 1]], [np.inf], "finite or NaN"),
+        ([[0, 0, 1], [9, 0, 1]], [1, 2], "within the bounds. Received: 9.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.tell(points, values)
+    with pytest.raises(ValueError, match=r"ask\(n\) takes a positive int. Received: n=0"):
+        optimizer.ask(0)
+    assert len(optimizer.pool) == 0
+
+
+def test_two_runs_with_one_seed_are_equal_whatever_the_global_seeds_and_looking_changes_nothing(optimizer):
+    def run(look):
+        random.seed(look), np.random.seed(look), keras.utils.set_random_seed(look + 1)
+        optimizer.restart(3)
+        for _ in range(5):
+            x = optimizer.ask()
+            optimizer.tell(x, bowl(x))
+            if look and len(optimizer.pool) > 2:
+                optimizer.predict(x), optimizer.recommend(), optimizer.history, optimizer.best
+        return optimizer.pool.points
+
+    state = np.random.get_state()[1].copy()
+    first = run(0)
+    np.testing.assert_array_equal(run(1), first)
+    np.random.seed(5)
+    state = np.random.get_state()[1].copy()
+    optimizer.ask()
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    optimizer.restart(4)
+    assert (optimizer.ask(5) != first[:5]).any()
+
+
+def test_budget_is_exact_and_callbacks_see_every_tell(optimizer):
+    seen, calls = [], []
+    optimizer.callbacks.append(lambda o: seen.append(len(o.pool)))
+    best = optimizer.minimize(lambda x: calls.append(len(x)) or bowl(x), 11)
+    assert calls == [4, 4, 3] and seen == [4, 8, 11] and best.y == optimizer.best.y
+    optimizer.minimize(lambda x: bowl(x), 14, batched=False, callback=lambda o: True)
+    assert len(optimizer.pool) == 14
+    with pytest.raises(ValueError, match="budget must be a positive int"):
+        optimizer.minimize(bowl, 0)
+
+
+def test_executor_evaluates_in_parallel_to_the_exact_budget(optimizer):
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        best = optimizer.minimize(bowl, 13, executor=executor)
+    assert len(optimizer.pool) == 13 and not optimizer.pool.pending and best.y == bowl(best.x)
+
+
+def test_exception_of_the_function_keeps_what_was_told_and_waits_for_nothing(optimizer):
+    def f(x):
+        if len(optimizer.pool) >= 4:
+            raise OSError("disk full")
+        return bowl(x)
+
+    with pytest.raises(OSError, match="disk full"):
+        optimizer.minimize(f, 20)
+    assert len(optimizer.pool) == 4 and not optimizer.pool.pending
+    optimizer.restart(0)
+    with concurrent.futures.ThreadPoolExecutor(2) as executor, pytest.raises(OSError, match="disk full"):
+        optimizer.minimize(f, 20, executor=executor)
+    assert not optimizer.pool.pending and len(optimizer.minimize(bowl, 20).x) == 3
+
+
+def test_largest_value_is_found_as_the_smallest_of_the_negative(optimizer):
+    optimizer.minimize(bowl, 16)
+    points = optimizer.pool.points
+    other = make(maximize=True, batch_size=4)
+    best = other.minimize(lambda x: -bowl(x), 16)
+    np.testing.assert_array_equal(other.pool.points, points)
+    assert best.y == -optimizer.best.y == other.history["best"][-1]
+    np.testing.assert_allclose(other.predict(points).mean, -optimizer.predict(points).mean, rtol=1e-4, atol=1e-6)
+
+
+def test_saved_and_resumed_run_equals_the_one_that_went_on(optimizer, tmp_path):
+    optimizer.minimize(bowl, 24)
+    out = optimizer.ask(3)
+    optimizer.tell(out[1], np.nan)
+    optimizer.save(tmp_path / "run.npz")
+    resumed = SurrogateOptimizer.load(tmp_path / "run.npz", model=lambda: network())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.npz"]
+    for o in (optimizer, resumed):
+        o.tell(out[[2]], bowl(out[[2]]))
+        o.minimize(bowl, 40)
+    np.testing.assert_array_equal(resumed.pool.points, optimizer.pool.points)
+    np.testing.assert_array_equal(resumed.pool.values, optimizer.pool.values)
+    assert resumed.pool.pending == optimizer.pool.pending and resumed.pool.knows(tuple(out[0].tolist()))
+    assert resumed.history["origin"].tolist() == optimizer.history["origin"].tolist()
+
+
+def test_networks_lead_to_the_optimum(optimizer, monkeypatch):
+    monkeypatch.setattr(search, "TRAIN_STEPS", 60)
+    monkeypatch.setattr(search, "ASCENT_STEPS", 20)
+    optimizer.minimize(bowl, 70)
+    assert optimizer.best.y < 0.05
+    np.testing.assert_allclose(optimizer.recommend().x, optimizer.best.x)
+    at = optimizer.predict(np.concatenate([optimizer.best.x[None], [[-1, -2, 3]]]))
+    assert at.mean.shape == at.std.shape == (2,) and at.members.shape == (2, 3) and (at.std >= 0).all()
+    assert at.mean[0] < 0.3 < at.mean[1]
+
+
+def test_mixed_space_with_constraints_gives_only_allowed_points_and_ends_with_the_last(tmp_path):
+    bounds = [Integer(0, 3), Categorical(["a", "b", "c"])]
+    optimizer = make(bounds, width=4, n_init=3, constraints=lambda x: x[:, 0] + (x[:, 1] == "c") < 4)
+
+    def f(x):
+        return np.array([(p[0] - 2) ** 2 + "cab".index(p[1]) for p in x], float)
+
+    assert optimizer.minimize(f, 8).y <= 1
+    optimizer.save(tmp_path / "run.npz")
+    resumed = SurrogateOptimizer.load(tmp_path / "run.npz", model=lambda: network(4), constraints=optimizer.constraints)
+    last = resumed.ask(3)
+    assert resumed.allowed(last).all() and last.dtype == object and not resumed.allowed(np.array([[3, "c"]], object))[0]
+    assert len(set(map(tuple, resumed.pool.points.tolist())) | set(map(tuple, last.tolist()))) == 11
+    with pytest.raises(ValueError, match=r"neither told nor are pending. Received: ask\(1\), where 0 were found"):
+        resumed.ask(1)
+
+
+def test_member_without_siblings_is_not_forked(optimizer):
+    with pytest.raises(ValueError, match="a member that has learned"):
+        optimizer.fork(0)
+    optimizer.minimize(bowl, 12)
+    optimizer.ask(1)
+    with pytest.raises(ValueError, match=r"must have member j beside it in its group: one of \[\]"):
+        optimizer.fork(0)
+
+
+def test_fork_goes_on_apart_and_merges_where_that_predicts_better():
+    optimizer = make(num_members=6)
+    optimizer.minimize(bowl, 24)
+    optimizer.ask(1)
+    i, j = map(int, optimizer._search.groups[0])
+    assert optimizer.fork(i) == j
+    np.testing.assert_array_equal(weights(optimizer)[j], weights(optimizer)[i])
+    assert not optimizer.merge(i, j)  # equal members predict equally
+    optimizer.minimize(bowl, 32)
+    optimizer.ask(1)
+    assert (weights(optimizer)[j] != weights(optimizer)[i]).any()
+    good, away = weights(optimizer)[i], np.random.default_rng(0).normal(size=weights(optimizer)[i].shape)
+    for weights_i, weights_j, merges in ((good + away, good - away, True), (good, good + 9 * away, False)):
+        optimizer._search.ensemble.weights[[i, j]] = weights_i, weights_j
+        assert optimizer.merge(i, j) is merges
+        np.testing.assert_allclose(weights(optimizer)[i], good, atol=1e-5)
+
+
+def test_records_have_a_row_an_evaluation(optimizer):
+    pandas, plt = pytest.importorskip("pandas"), pytest.importorskip("matplotlib")
+    plt.use("Agg")
+    optimizer.minimize(bowl, 12)
+    frame = optimizer.to_dataframe()
+    assert isinstance(frame, pandas.DataFrame) and frame.columns.tolist() == ["x0", "x1", "x2", "y", "best", "origin"]
+    np.testing.assert_array_equal(frame["best"], np.minimum.accumulate(frame["y"]))
+    assert set(frame["origin"][:6]) == {"design"}
+    np.testing.assert_allclose(optimizer.plot_convergence().lines[1].get_ydata(), frame["best"])
+    np.testing.assert_allclose(optimizer.plot_convergence(optimum=0.0).lines[0].get_ydata(), frame["best"])
+
+
+@pytest.mark.parametrize("name", ["num_members", "n_init", "batch_size"])
+def test_bad_numbers_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=rf"{name} must be an int of at least \d. Received: {name}=-1"):
+        SurrogateOptimizer([(0, 1)], **{name: -1})
+    with pytest.raises(ValueError, match="predict needs a network"):
+        SurrogateOptimizer([(0, 1)], num_members=0).predict([[0.5]])

@@ -1,0 +1,136 @@
+"""Bounds of all kinds as the unit cube, and the parts of the search that are NumPy alone."""
+
+import numpy as np
+import pytest
+
+from keras_multiweight.surrogate import Categorical, Integer, Real
+from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
+from keras_multiweight.surrogate.frames import denormalised, normalised
+from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.regions import SMALLEST, Niches
+from keras_multiweight.surrogate.space import Space
+
+BOUNDS = [(-1.1, 0.3), Real(1e-5, 0.7, log=True), Integer(-2, 1), Categorical(["a", "b", 7])]
+
+
+def test_decoded_points_lie_in_the_bounds_exactly():
+    space = Space(BOUNDS)
+    unit = np.concatenate([np.zeros((1, 6)), np.ones((1, 6)), np.random.default_rng(0).uniform(-0.2, 1.2, (200, 6))])
+    points = space.decode(unit)
+    assert (space.width, space.num_dims, points.shape) == (6, 4, (202, 4))
+    space.checked(points)
+    np.testing.assert_allclose(points[:2, :3].astype(float), [[-1.1, 1e-5, -2], [0.3, 0.7, 1]], rtol=1e-12)
+
+
+def test_encoding_and_decoding_are_inverse():
+    space = Space(BOUNDS)
+    points = space.decode(np.random.default_rng(1).random((50, 6)))
+    again = space.decode(space.encode(points))
+    np.testing.assert_allclose(again[:, :3].astype(float), points[:, :3].astype(float), rtol=1e-12)
+    assert again[:, 3].tolist() == points[:, 3].tolist()
+
+
+def test_whole_numbers_have_equal_shares_of_the_cube():
+    values = Space([Integer(3, 6)]).decode((np.arange(400)[:, None] + 0.5) / 400)[:, 0]
+    assert [int((values == v).sum()) for v in (3, 4, 5, 6)] == [100] * 4
+
+
+def test_small_space_is_listed_whole():
+    space = Space([Integer(0, 2), Categorical("xy")])
+    listed = space.all_points(np.random.default_rng(0)).tolist()
+    assert sorted(map(tuple, listed)) == [(i, c) for i in range(3) for c in "xy"]
+    assert len(Space([(0, 1)]).all_points(np.random.default_rng(0))) == 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ([], "at least one dimension"),
+        ([(0, 1), 3], r"for each dimension. Received: 3"),
+        ([(1, 1)], "low < high.*low=1.0"),
+        ([(0, np.inf)], "finite bounds"),
+    ],
+)
+def test_bad_bounds_are_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        Space(bounds)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Real(0, 1, log=True), "low > 0 where it is logarithmic"),
+        (lambda: Integer(0.5, 2), "whole bounds"),
+        (lambda: Categorical(["a", "a"]), "different choices"),
+        (lambda: Categorical([(1, 2), 3]), "words, plain numbers"),
+    ],
+)
+def test_bad_dimensions_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_points_outside_are_refused_by_place():
+    with pytest.raises(ValueError, match=r"Received: 2.0 in dimension 1 of point 1"):
+        Space([(0, 1), (0, 1)]).checked([[0, 1], [0.5, 2.0]])
+    with pytest.raises(ValueError, match=r"shape \(n, 2\). Received: shape \(1, 3\)"):
+        Space([(0, 1), (0, 1)]).checked([[0, 1, 1]])
+
+
+def test_targets_come_back_as_heights():
+    heights = np.random.default_rng(2).normal(size=51) ** 3
+    targets = normalised(heights)
+    np.testing.assert_allclose([targets.max(), np.median(targets)], [1, 0], atol=1e-12)
+    assert targets.min() > -6 and (np.argsort(targets) == np.argsort(heights)).all()
+    np.testing.assert_allclose(denormalised(targets, heights), heights, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(normalised(np.full(5, 3.0))).all()
+
+
+@pytest.mark.parametrize("num_members", [0, 1, 2, 5, 8, 30])
+def test_every_member_is_in_one_group(num_members):
+    found = groups(num_members, 2)
+    assert len(found) == 3 and sorted(np.concatenate(found).tolist()) == list(range(num_members))
+
+
+def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsewhere():
+    niches = Niches(count=1, patience=4)
+    unit, heights, origins = np.array([[0.1, 0.1], [0.9, 0.9]]), np.array([1.0, 0.5]), np.array([-1, -1])
+    niches.update(unit, heights, origins)
+    region = niches.regions[0]
+    assert region.centre.tolist() == [0.1, 0.1]
+    half = region.half
+
+    def tell(point, height):
+        nonlocal unit, heights, origins
+        unit, heights, origins = np.vstack([unit, [point]]), np.append(heights, height), np.append(origins, 0)
+        niches.update(unit, heights, origins)
+
+    tell([0.12, 0.1], 1.5)
+    assert region.height == 1.5 and region.half == half
+    for _ in range(4):
+        tell([0.2, 0.1], 0.0)
+    assert region.half == half / 2
+    while not niches.exhausted:
+        assert niches.regions[0].half >= SMALLEST
+        tell([0.12, 0.11], 0.0)
+    assert [centre.tolist() for centre in niches.exhausted] == [[0.12, 0.1]]
+    assert niches.regions[0].centre.tolist() == [0.9, 0.9]
+    again = Niches(count=1, patience=4)
+    again.restore(niches.state())
+    assert again.state() == niches.state()
+
+
+def test_two_regions_keep_apart():
+    unit = np.random.default_rng(3).random((200, 3))
+    niches = Niches(count=2, patience=4)
+    niches.update(unit, -np.linalg.norm(unit - 0.3, axis=1), np.full(200, -1))
+    first, second = (region.centre for region in niches.regions)
+    assert np.linalg.norm(first - second) > 0.2 * np.sqrt(3)
+
+
+def test_acquisitions_want_what_they_say():
+    predictions = np.array([[1.0, 1.0], [0.5, 2.5], [2.0, 0.0]])  # means 1, 1.5, 1
+    wanted = {name: int(a(predictions, 1.0, 0).argmax()) for name, a in ACQUISITIONS.items()}
+    assert wanted == {"own": 2, "mean": 1, "bound": 1, "improvement": 1}
+    sure = np.array([[2.0, 2.0]])
+    np.testing.assert_allclose(ACQUISITIONS["improvement"](sure, 0.5, 0), [1.5], rtol=1e-6)
