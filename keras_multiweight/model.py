@@ -15,8 +15,6 @@ from keras_multiweight.prediction.batches import are_arrays, check_batch_size, d
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.training.trainer import MemberTrainer
 
-PATIENCE = 20  # batches: tracing takes about as long as running so many as the model stands
-
 
 class _Hidden:
     """What Keras must not track: the template is no sublayer of the packed model."""
@@ -168,7 +166,7 @@ class MultiModel(MemberTrainer):
     def _own_predictor(self):
         """That of `predict`: compiled where Keras compiles."""
         if self._predictor is None or self._predictor.jit_compile != self.jit_compile:
-            self._predictor = Predictor(self, jit_compile=self.jit_compile, patience=PATIENCE)
+            self._predictor = Predictor(self, jit_compile=self.jit_compile, patient=True)
         return self._predictor
 
     def predictor(self, batch_size=None, jit_compile="auto"):

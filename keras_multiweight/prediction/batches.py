@@ -8,6 +8,8 @@ from keras import ops, tree
 
 BATCH_NUMBERS = 16_000_000  # activations of one batch, in numbers, when no batch size is given
 
+EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
+
 
 def are_arrays(x):
     """Whether something is arrays or tensors of equally many rows, in a structure, and no data set or generator."""
@@ -77,9 +79,7 @@ def _array(x):
         return ops.convert_to_numpy(x)
     if isinstance(x, np.ndarray):
         return np.asarray(x)
-    raise ValueError(
-        f"A predictor takes NumPy arrays, in the structure that the model takes. Received: a {type(x).__name__}."
-    )
+    raise ValueError(f"A predictor takes NumPy arrays, nested as the model takes them. Received: a {type(x).__name__}.")
 
 
 def check_inputs(model, arrays):
@@ -118,16 +118,18 @@ def _unlike(row):
     return other if row.dtype.kind in "biu" else (-1000 * row - 1000 * other).astype(row.dtype)
 
 
-def even_size(rows, limit):
-    """Rows in a batch, where `rows` are cut into batches of at most `limit` rows, all alike but for a row."""
+def batch_size_for(rows, limit, known):
+    """How many rows a batch has, at most `limit`, where a program serves one size and takes time to make.
+
+    The fewest batches, of equal size. A program that is there, for one of the sizes `known`, does as well if it computes at
+    most a quarter more rows than there are; but the first few sizes that are asked for get their own, because they repeat.
+    """
     count = max(math.ceil(rows / limit), 1)
-    return max(math.ceil(rows / count), 1)
-
-
-def rounded_size(rows):
-    """The next larger of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ...: at most a fifth of the rows is not needed."""
-    step = max(2 ** (rows.bit_length() - 3), 1)
-    return -(-rows // step) * step
+    even = max(math.ceil(rows / count), 1)
+    fitting = [size for size in known if size <= limit and size * math.ceil(rows / size) <= 1.25 * rows]
+    if even in known or not fitting or (rows <= limit and len(known) < EXACT_SIZES):
+        return even
+    return min(fitting, key=lambda size: (size * math.ceil(rows / size), -size))
 
 
 def default_batch_size(model):

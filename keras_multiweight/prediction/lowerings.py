@@ -66,6 +66,11 @@ def ways(model, jit_compile):
     return list(_WAYS[backend][bool(jit_compile)])
 
 
+def patience():
+    """How many batches run as the model stands in the time in which a program is made of it."""
+    return 20 if keras.backend.backend() == "torch" else 0
+
+
 # ---- any backend ----
 
 

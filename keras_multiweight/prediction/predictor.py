@@ -9,15 +9,12 @@ from keras import ops, tree
 from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.batches import (
     Arrays,
+    batch_size_for,
     check_batch_size,
     check_inputs,
     default_batch_size,
-    even_size,
-    rounded_size,
     with_other_last_row,
 )
-
-EXACT_SIZES = 8  # numbers of rows that get a program of their own, before further ones are rounded up
 
 
 class Predictor:
@@ -26,8 +23,8 @@ class Predictor:
     It compiles a program when a number of rows first comes, and reads the weights at each call: it is right after training,
     and after weights were set. Several threads may call it. The arrays that it gives are the caller's own.
 
-    Programs serve one number of rows on most backends: rows are cut into batches of one size, and the last batch is filled
-    up with copies of a row. Where the answer for a row depends on the other rows of its batch (this is tried when it first
+    Compiled programs serve one number of rows: rows are cut into batches of one size, and the last batch is filled up with
+    copies of a row. Where the answer for a row depends on the other rows of its batch (this is tried when it first
     matters), batches are cut as `predict` of Keras cuts them, without filling.
 
     Compiled by XLA, on TensorFlow and JAX, ids out of the range of an `Embedding` are no error.
@@ -39,7 +36,7 @@ class Predictor:
         jit_compile: bool or "auto", as for `keras.Model.compile`: XLA on TensorFlow, `jax.jit` on JAX, `torch.compile` on
             torch. It takes seconds on torch, and "auto" leaves it out there. A model that does not compile runs without,
             and `repr` says why.
-        patience: int. How many batches are run uncompiled before a program is made, where that is possible.
+        patient: bool. Run the first batches as the model stands, where that is faster than making a program for them.
 
     Example:
 
@@ -49,14 +46,14 @@ class Predictor:
     ```
     """
 
-    def __init__(self, model, batch_size=None, jit_compile="auto", patience=0):
+    def __init__(self, model, batch_size=None, jit_compile="auto", patient=False):
         check_batch_size(batch_size)
         self.model = model
         self.batch_size = batch_size
         self.jit_compile = jit_compile
         self._limit = batch_size or default_batch_size(model)
         self._ways = lowerings.ways(model, jit_compile)
-        self._patience = patience
+        self._patience = lowerings.patience() if patient else 0  # batches
         self._failed = {}  # way -> error
         self._programs = {}  # (way, form of the inputs, rows or None) -> (run, ModelCall)
         self._rows_meet = {}  # form of the inputs -> whether a row's answer depends on other rows
@@ -75,9 +72,11 @@ class Predictor:
         arrays, limit = Arrays(x), limit or self._limit
         self._patience -= math.ceil(arrays.rows / limit)
         way = self._ways[0 if self._patience <= 0 else -1]
+        if not way.fixed_rows:
+            return self._in_batches(way, arrays, limit, fill=False)
         size = self._size(way, arrays, limit)
         as_keras = arrays.rows == size or (size == limit and arrays.rows % size == 0 < arrays.rows)
-        if not way.fixed_rows or (not as_keras and self._do_rows_meet(way, arrays, size)):
+        if not as_keras and self._do_rows_meet(way, arrays, size):
             return self._in_batches(way, arrays, limit, fill=False)
         return self._in_batches(way, arrays, size, fill=True)
 
@@ -97,9 +96,8 @@ class Predictor:
         """How many rows a batch has, for a way with a fixed number of rows."""
         if self.batch_size:
             return self.batch_size
-        size = even_size(arrays.rows, limit)
         known = {rows for name, form, rows in list(self._programs) if (name, form) == (way.name, arrays.form)}
-        return size if size in known or len(known) < EXACT_SIZES else rounded_size(size)
+        return batch_size_for(arrays.rows, limit, known)
 
     def _do_rows_meet(self, way, arrays, size):
         """Whether other answers change where the last row of a batch does; then batches must be as Keras cuts them."""
