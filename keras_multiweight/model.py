@@ -12,6 +12,7 @@ from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
 from keras_multiweight.prediction.batches import are_arrays, check_batch_size, default_batch_size
+from keras_multiweight.prediction.lowerings import batch_numbers
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.training.trainer import MemberTrainer
 
@@ -154,7 +155,7 @@ class MultiModel(MemberTrainer):
 
         Args:
             x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it.
-            batch_size: int. Left out, as many rows as keep the activations of all members within memory's reach.
+            batch_size: int. Left out, `default_batch_size()`.
             verbose, steps, callbacks: As for `keras.Model.predict`.
         """
         check_batch_size(batch_size)
@@ -188,8 +189,11 @@ class MultiModel(MemberTrainer):
         return Predictor(self, batch_size, jit_compile)
 
     def default_batch_size(self):
-        """The largest power of two of rows, 32 to 8192, whose activations in all layers stay below 16 million numbers."""
-        return default_batch_size(self)
+        """How many rows `predict` and `predictor` compute at once, when they are not told: a power of two up to 8192.
+
+        As many as keep what a layer gives for all members within the caches of a CPU, or a part of the memory of a GPU.
+        """
+        return default_batch_size(self, batch_numbers())
 
     # ---- saving ----
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-BATCH_NUMBERS = 16_000_000  # activations of one batch, in numbers, when no batch size is given
+MOST_ROWS = 8192  # in a batch, when no batch size is given
 
 EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
 
@@ -132,17 +132,16 @@ def batch_size_for(rows, limit, known):
     return min(fitting, key=lambda size: (size * math.ceil(rows / size), -size))
 
 
-def default_batch_size(model):
-    """The largest power of two of rows, 32 to 8192, whose activations in all layers stay below 16 million numbers."""
-    a_row = _numbers_a_row(model)
-    rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
-    return min(max(2 ** int(math.log2(rows)), 32), 8192)
+def default_batch_size(model, numbers):
+    """The largest power of two of rows, up to 8192, for which no layer gives more than so many numbers."""
+    rows = max(numbers // max(_widest(model), 1), 1)
+    return min(2 ** int(math.log2(rows)), MOST_ROWS)
 
 
-def _numbers_a_row(layer):
-    """The size of a layer's outputs, or of those of all layers of a model, for one row of input."""
+def _widest(layer):
+    """The size of a layer's outputs for one row of input, or of the largest outputs of a model's layers."""
     if isinstance(layer, keras.Model) and layer.layers:
-        return sum(map(_numbers_a_row, layer.layers))
+        return max(map(_widest, layer.layers))
     return sum(map(_size_a_row, tree.flatten(layer.output)))
 
 

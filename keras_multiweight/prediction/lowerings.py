@@ -11,6 +11,8 @@ from typing import NamedTuple
 import keras
 from keras import ops, tree
 
+from keras_multiweight.copies import all_layers
+from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.mapping import StatelessCall, constants_from_weights
 from keras_multiweight.prediction.batches import put_together
 
@@ -62,13 +64,41 @@ def ways(model, jit_compile):
     """
     backend = keras.backend.backend()
     if jit_compile == "auto":
-        jit_compile = backend != "torch"
+        jit_compile = backend == "jax" or (backend == "tensorflow" and not _convolves(model))
     return list(_WAYS[backend][bool(jit_compile)])
+
+
+def _convolves(model):
+    """Whether there are convolutions in a model: on CPUs XLA's are no faster than TensorFlow's own, grouped ones slower."""
+    layers = [layer.template() if isinstance(layer, MultiLayer) else layer for layer in all_layers(model)]
+    return any("Conv" in type(inner).__name__ for layer in layers for inner in all_layers(layer))
 
 
 def patience():
     """How many batches run as the model stands in the time in which a program is made of it."""
     return 20 if keras.backend.backend() == "torch" else 0
+
+
+def batch_numbers():
+    """How many numbers a layer may give for one batch, measured by `benchmarks/batch_sizes.py`.
+
+    On a CPU what one layer gives and the next one takes should stay in the caches; torch keeps more of it, because it writes
+    down what the compilers of the others fuse. On a GPU batches should be as large as the memory allows.
+    """
+    return _CPU_NUMBERS[keras.backend.backend()] if _on_cpu() else 2**26
+
+
+def _on_cpu():
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.list_physical_devices("GPU")
+    return "cpu" in str(ops.zeros(()).device)
 
 
 # ---- any backend ----
@@ -199,3 +229,5 @@ _WAYS = {  # by whether to compile
     "jax": {True: (_JIT, _EAGER), False: (_EAGER,)},
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
+
+_CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

@@ -32,10 +32,10 @@ class Predictor:
     Args:
         model: A `MultiModel`, or another Keras model.
         batch_size: int. All batches are filled up to this many rows: one program serves all calls. Left out, a few rows run
-            as they are, and many are cut as suits the memory.
+            as they are, and many are cut so that what a layer gives stays in the caches of a CPU.
         jit_compile: bool or "auto", as for `keras.Model.compile`: XLA on TensorFlow, `jax.jit` on JAX, `torch.compile` on
-            torch. It takes seconds on torch, and "auto" leaves it out there. A model that does not compile runs without,
-            and `repr` says why.
+            torch. "auto" leaves it out on torch, where it takes seconds, and for convolutions on TensorFlow, where it gives
+            nothing. A model that does not compile runs without, and `repr` says why.
         patient: bool. Run the first batches as the model stands, where that is faster than making a program for them.
 
     Example:
@@ -51,7 +51,7 @@ class Predictor:
         self.model = model
         self.batch_size = batch_size
         self.jit_compile = jit_compile
-        self._limit = batch_size or default_batch_size(model)
+        self._limit = batch_size or default_batch_size(model, lowerings.batch_numbers())
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
         self._failed = {}  # way -> error
