@@ -5,7 +5,8 @@
 
 Every variant takes NumPy arrays and gives NumPy arrays of the same numbers, which is checked. The variants of a line ran in
 turn, in one process: compare within a line. A ratio is a peer's time over that of `multi.predictor()`: above 1 the packed
-model is faster. "of GEMM" is the rate of the MLP's multiplications relative to one square matrix product in the same run.
+model is faster; a comment says which peer does not run. "of GEMM" is the rate of the MLP's multiplications relative to one
+square matrix product in the same run.
 """
 
 import argparse
@@ -45,13 +46,23 @@ def variants(models, multi, x, names, compiled):
     expected = ask(x)
     first = time.perf_counter() - start
     calls = {"predictor": ask, "predict": lambda x: multi.predict(x, batch_size=len(expected))}
-    calls |= {name: peer for name, peer in ((name, PEERS[name](models, x)) for name in names) if peer}
+    calls |= {name: peer for name, peer in ((name, running(PEERS[name], models, x)) for name in names) if peer}
     if BACKEND == "torch" and compiled:
         calls["torch.compile"] = multi.predictor(jit_compile=True)
     for name, call in calls.items():
         difference = np.abs(call(x) - expected).max() / np.abs(expected).max()
         assert difference < 1e-4, f"{name} gives other numbers: {difference}"
     return {name: lambda call=call: call(x) for name, call in calls.items()}, first
+
+
+def running(peer, models, x):
+    """A peer's call, or None where the backend cannot map a layer of the model."""
+    try:
+        call = peer(models, x)
+        return call and call(x) is not None and call
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        print(f"<!-- {peer.__name__}: {str(error).splitlines()[0]} -->")
+        return None
 
 
 def line(models, multi, rows, options, flops=None, widest=0):

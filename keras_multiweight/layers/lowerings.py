@@ -6,6 +6,18 @@ import keras
 from keras import ops
 
 
+def batched_matmul(x, kernel):
+    """(N, B, in) or shared (B, in), times (N, in, out): (N, B, out).
+
+    On torch `keras.ops.matmul` takes several times as long as a small product itself; the bits are the same.
+    """
+    if keras.backend.backend() == "torch" and x.dtype == kernel.dtype:
+        import torch
+
+        return torch.bmm(x.expand(kernel.shape[0], *x.shape[-2:]), kernel)
+    return ops.matmul(x, kernel)
+
+
 def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
     """A convolution `(B, ..., C) -> (B, ..., F)` in `parts` independent ones of `groups` groups each.
 
