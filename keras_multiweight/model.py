@@ -13,10 +13,11 @@ from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
+from keras_multiweight.prediction.batches import are_arrays, check_batch_size, default_batch_size
+from keras_multiweight.prediction.lowerings import batch_numbers
+from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
-
-BATCH_NUMBERS = 16_000_000  # activations of one batch of `predict`, in numbers, when no batch size is given
 
 
 class _Hidden:
@@ -49,6 +50,8 @@ class MultiModel(MemberTrainer):
     multi.save("packed.keras")
     ```
     """
+
+    _predictor = None  # made at the first `predict`
 
     def __init__(self, inputs, outputs, *, member, member_names, slots, plan, member_seeds=None, member_inputs=(), **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
@@ -172,57 +175,51 @@ class MultiModel(MemberTrainer):
         """The answers of all members, `(B, N, ...)` for each output, as NumPy arrays.
 
         As `keras.Model.predict`, but arrays are cut into batches and run without Keras's data pipeline, which costs tens
-        of milliseconds a call. Anything else (data sets, generators, `steps`, `callbacks`, a progress bar by `verbose` 1
-        or 2) goes Keras's way.
+        of milliseconds a call, and compiled as `compile(jit_compile=)` says. Anything else (data sets, generators, `steps`,
+        `callbacks`, a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
 
         Args:
             x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it; `(B, N, ...)` for
                 inputs of each member (`pack(member_inputs=True)`).
-            batch_size: int. Left out, as many rows as keep the activations of all members within memory's reach.
+            batch_size: int. Left out, `default_batch_size()`.
             verbose, steps, callbacks: As for `keras.Model.predict`.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
-        rows = _rows(x)
-        if rows is None or steps is not None or callbacks or verbose not in ("auto", 0):
-            return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
-        self._check_inputs(x)
-        batch_size = batch_size or self.default_batch_size()
-        if rows <= batch_size:
-            return self.predict_on_batch(x)
-        return self._predict_in_batches(x, rows, batch_size)
+        check_batch_size(batch_size)
+        plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
+        if plain and are_arrays(x) and keras.distribution.distribution() is None:
+            return self._own_predictor().run(x, batch_size)
+        return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
-    def _check_inputs(self, x):
-        """Say what is wrong with inputs, before a backend does in its own words. A dict may hold more than is used."""
-        if isinstance(x, dict):
-            return
-        arrays = tree.flatten(x)
-        if len(arrays) != len(self.inputs):
-            names = ", ".join(f"'{expected.name}'" for expected in self.inputs)
-            raise ValueError(f"The model takes {len(self.inputs)} inputs, {names}. Received: {len(arrays)}.")
-        for array, expected in zip(arrays, self.inputs):
-            pairs = zip(array.shape[1:], expected.shape[1:])
-            if len(array.shape) == len(expected.shape) and any(want not in (None, got) for got, want in pairs):
-                raise ValueError(
-                    f"Input '{expected.name}' must have shape {tuple(expected.shape)}. Received: shape {tuple(array.shape)}."
-                )
+    def _own_predictor(self):
+        """That of `predict`: compiled where Keras compiles."""
+        if self._predictor is None or self._predictor.jit_compile != self.jit_compile:
+            self._predictor = Predictor(self, jit_compile=self.jit_compile, patient=True)
+        return self._predictor
 
-    def _predict_in_batches(self, x, rows, batch_size):
-        outputs = None
-        for start in range(0, rows, batch_size):
-            rows_of_batch = slice(start, start + batch_size)
-            answers = self.predict_on_batch(tree.map_structure(lambda a, at=rows_of_batch: a[at], x))
-            if outputs is None:
-                outputs = tree.map_structure(lambda a: np.empty((rows, *a.shape[1:]), a.dtype), answers)
-            for whole, part in zip(tree.flatten(outputs), tree.flatten(answers)):
-                whole[rows_of_batch] = part
-        return outputs
+    def predictor(self, batch_size=None, jit_compile="auto"):
+        """A function from NumPy arrays to NumPy arrays that answers as `predict`, with the least overhead for a call.
+
+        Args:
+            batch_size, jit_compile: As for `keras_multiweight.prediction.Predictor`.
+
+        Returns:
+            A `Predictor`. It is right after the weights change, and several threads may call it.
+
+        Example:
+
+        ```python
+        ask = multi.predictor()
+        ask(x)  # (B, N, ...) for each output
+        ```
+        """
+        return Predictor(self, batch_size, jit_compile)
 
     def default_batch_size(self):
-        """The largest power of two of rows, 32 to 8192, whose activations in all layers stay below 16 million numbers."""
-        a_row = _numbers_a_row(self)
-        rows = max(BATCH_NUMBERS // max(a_row, 1), 1)
-        return min(max(2 ** int(math.log2(rows)), 32), 8192)
+        """How many rows `predict` and `predictor` compute at once, when they are not told: a power of two up to 8192.
+
+        As many as keep what a layer gives for all members within the caches of a CPU, or a part of the memory of a GPU.
+        """
+        return default_batch_size(self, batch_numbers())
 
     # ---- out of bag ----
 
@@ -281,27 +278,3 @@ def _set_member_value(layer, index, i, value):
 def _bytes(layer):
     """The size of a layer's weights."""
     return sum(math.prod(w.shape) * keras.ops.convert_to_numpy(w).dtype.itemsize for w in layer.weights)
-
-
-def _rows(x):
-    """How many rows an array or a structure of arrays has; None for everything that is not arrays."""
-    leaves = tree.flatten(x)
-    if not leaves or not all(isinstance(a, np.ndarray) or keras.ops.is_tensor(a) for a in leaves):
-        return None
-    lengths = {a.shape[0] if len(a.shape) else None for a in leaves}
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def _numbers_a_row(layer):
-    """The size of a layer's outputs, or of those of all layers of a model, for one row of input."""
-    if isinstance(layer, MultiModel):
-        return sum(map(_numbers_a_row, layer.layers))
-    return sum(map(_size_a_row, tree.flatten(layer.output)))
-
-
-def _size_a_row(y):
-    """The size of a tensor for one row of input, with 64 in the place of open dimensions."""
-    shape = list(y.shape)
-    if None in shape:
-        shape.remove(None)  # the batch
-    return math.prod(d or 64 for d in shape)

@@ -1,4 +1,7 @@
-"""Imports point one way: `layouts, ... <- layers <- training, bagging <- model <- packing <- merging <- command line`."""
+"""Imports point one way.
+
+`layouts, ... <- layers <- training, bagging, prediction <- model <- packing <- merging <- testing <- command line`
+"""
 
 import ast
 import pathlib
@@ -12,6 +15,7 @@ FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(("layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "seeding"), 0),
     "layers": 1,
+    "prediction": 2,
     "training": 2,
     "bagging": 2,
     "model": 3,

@@ -126,11 +126,12 @@ def test_one_row_and_no_rows(models, x):
     oracle.assert_close(multi.predict(one), oracle.stacked_predictions(models, one, 1)[0])
 
 
-def test_default_batch_size_shrinks_with_the_activations():
+def test_default_batch_size_keeps_the_widest_layer_in_the_caches():
     small = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4)]), 2)
-    wide = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4096)]), 50)
+    wide = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4096), k.Dense(1)]), 50)
     assert small.default_batch_size() == 8192
-    assert wide.default_batch_size() == 32
+    numbers = 50 * 4096 * wide.default_batch_size()
+    assert 2**20 < numbers <= 2**22
 
 
 def test_average_is_the_mean_of_the_members(models, x):

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import shared_matmul
+from keras_multiweight.layers.lowerings import batched_matmul
 from keras_multiweight.layers.plumbing import PACKAGE
 
 
@@ -89,7 +89,7 @@ def members_matmul(x, kernel, shared_input):
     lead = ops.shape(x)[:-1] if shared_input else ops.shape(x)[1:-1]
     if len(lead) > 1:
         x = ops.reshape(x, (-1, x.shape[-1]) if shared_input else (num_members, -1, x.shape[-1]))
-    x = shared_matmul(x, kernel) if shared_input else ops.matmul(x, kernel)  # (N, rows, out)
+    x = batched_matmul(x, kernel)  # (N, rows, out)
     return ops.reshape(x, (num_members, *lead, units)) if len(lead) > 1 else x
 
 

@@ -137,7 +137,7 @@ class _MemberCall:
             if is_tensor(x) and is_tensor(mask):
                 arguments[name] = carry(x, mask=mask)
         args = [arguments.pop(name) for name in names[: len(args)]]
-        with _constants_from_weights(member):
+        with constants_from_weights(member):
             return member(*args, **arguments)
 
     def _filled(self, tensors):
@@ -149,8 +149,8 @@ class _MemberCall:
 
 
 @contextlib.contextmanager
-def _constants_from_weights(layer):
-    """Normalization layers compute with constants that they made from their weights: for a member from its own."""
+def constants_from_weights(layer):
+    """Normalization layers compute with constants that they made from their weights: here from the weights as they are."""
     before = [(adapted, adapted.mean, adapted.variance) for adapted in adapted_layers(layer)]
     for adapted, *_ in before:
         adapted.finalize_state()

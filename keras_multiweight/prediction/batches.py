@@ -1,0 +1,153 @@
+"""Rows in batches. N members, B rows."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+MOST_ROWS = 8192  # in a batch, when no batch size is given
+
+EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
+
+
+def are_arrays(x):
+    """Whether something is arrays or tensors of equally many rows, in a structure, and no data set or generator."""
+    leaves = tree.flatten(x)
+    if not leaves or not all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves):
+        return False
+    return len({a.shape[0] if len(a.shape) else None for a in leaves} - {None}) == 1
+
+
+def check_batch_size(batch_size):
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
+
+
+class Arrays:
+    """What a model is called with: its arrays, and all that tells which program serves them.
+
+    Attributes:
+        flat: List of NumPy arrays.
+        form: Hashable: the nesting, and each array's dtype and shape without the rows.
+        rows: B.
+    """
+
+    def __init__(self, x):
+        self.flat = []
+        self.form = _take_apart(x, self.flat)
+        self.rows = self.flat[0].shape[0] if self.flat and self.flat[0].ndim else -1
+        if any(a.ndim == 0 or a.shape[0] != self.rows for a in self.flat) or self.rows < 0:
+            shapes = ", ".join(str(a.shape) for a in self.flat)
+            raise ValueError(f"Inputs must have a batch axis first, of equally many rows. Received: shapes {shapes}.")
+
+    def batches(self, size, fill):
+        """Lists of arrays of `size` rows; the last is shorter, or with `fill` filled up with copies of its first row."""
+        for start in range(0, max(self.rows, 1), size):
+            batch = [a[start : start + size] for a in self.flat] if self.rows > size else self.flat
+            missing = start + size - self.rows if fill else 0
+            yield [_filled(a, missing) for a in batch] if missing > 0 else batch
+
+
+def _take_apart(x, flat):
+    """The form of a structure of arrays, which are added to the list `flat`."""
+    if type(x) is np.ndarray:
+        flat.append(x)
+        return x.dtype, x.shape[1:]
+    if isinstance(x, dict):
+        return dict, tuple(x), *(_take_apart(value, flat) for value in x.values())
+    if isinstance(x, (list, tuple)):
+        return type(x), (), *(_take_apart(value, flat) for value in x)
+    return None if x is None else _take_apart(_array(x), flat)
+
+
+def put_together(form, leaves):
+    """The structure of a form, with the leaves of an iterator in the places of its arrays."""
+    if form is None:
+        return None
+    kind, keys, *parts = form
+    if not isinstance(kind, type):
+        return next(leaves)
+    parts = [put_together(part, leaves) for part in parts]
+    if kind is dict:
+        return dict(zip(keys, parts))
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+
+
+def _array(x):
+    if ops.is_tensor(x):
+        return ops.convert_to_numpy(x)
+    if isinstance(x, np.ndarray):
+        return np.asarray(x)
+    raise ValueError(f"A predictor takes NumPy arrays, nested as the model takes them. Received: a {type(x).__name__}.")
+
+
+def check_inputs(model, arrays):
+    """Say what is wrong with inputs, before a backend does in its own words. A dict may hold more than is used."""
+    wanted, x = getattr(model, "inputs", None), put_together(arrays.form, iter(arrays.flat))
+    if not wanted or isinstance(x, dict):
+        return
+    if len(given := tree.flatten(x)) != len(wanted):
+        names = ", ".join(f"'{expected.name}'" for expected in wanted)
+        raise ValueError(f"The model takes {len(wanted)} inputs, {names}. Received: {len(given)}.")
+    for array, expected in zip(given, wanted):
+        if array is not None and not _fits(array, expected):
+            raise ValueError(
+                f"Input '{expected.name}' must have shape {tuple(expected.shape)}. Received: shape {tuple(array.shape)}."
+            )
+
+
+def _fits(array, expected):
+    """Other ranks are left to Keras, which adds or takes away an axis of size 1."""
+    pairs = zip(array.shape[1:], expected.shape[1:])
+    return array.ndim != len(expected.shape) or all(want in (None, got) for got, want in pairs)
+
+
+def _filled(a, missing):
+    fill = np.repeat(a[:1], missing, axis=0) if len(a) else np.zeros((missing, *a.shape[1:]), a.dtype)
+    return np.concatenate([a, fill])
+
+
+def with_other_last_row(batch):
+    """The same arrays with another last row, which is unlike: numbers are large and of the other sign, ids are 0 or 1."""
+    return [np.concatenate([a[:-1], _unlike(a[-1:])]) for a in batch]
+
+
+def _unlike(row):
+    other = (row == 0).astype(row.dtype)
+    return other if row.dtype.kind in "biu" else (-1000 * row - 1000 * other).astype(row.dtype)
+
+
+def batch_size_for(rows, limit, known):
+    """How many rows a batch has, at most `limit`, where a program serves one size and takes time to make.
+
+    The fewest batches, of equal size. A program that is there, for one of the sizes `known`, does as well if it computes at
+    most a quarter more rows than there are; but the first few sizes that are asked for get their own, because they repeat.
+    """
+    count = max(math.ceil(rows / limit), 1)
+    even = max(math.ceil(rows / count), 1)
+    fitting = [size for size in known if size <= limit and size * math.ceil(rows / size) <= 1.25 * rows]
+    if even in known or not fitting or (rows <= limit and len(known) < EXACT_SIZES):
+        return even
+    return min(fitting, key=lambda size: (size * math.ceil(rows / size), -size))
+
+
+def default_batch_size(model, numbers):
+    """The largest power of two of rows, up to 8192, for which no layer gives more than so many numbers."""
+    rows = max(numbers // max(_widest(model), 1), 1)
+    return min(2 ** int(math.log2(rows)), MOST_ROWS)
+
+
+def _widest(layer):
+    """The size of a layer's outputs for one row of input, or of the largest outputs of a model's layers."""
+    if isinstance(layer, keras.Model) and layer.layers:
+        return max(map(_widest, layer.layers))
+    return sum(map(_size_a_row, tree.flatten(layer.output)))
+
+
+def _size_a_row(y):
+    """The size of a tensor for one row of input, with 64 in the place of open dimensions."""
+    shape = list(y.shape)
+    if None in shape:
+        shape.remove(None)  # the batch
+    return math.prod(d or 64 for d in shape)
