@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-LIMIT = 10_000  # frames; Python's own limit of 1,000 is just above the deepest of `keras.applications`
+LIMIT = 4_000  # frames; Python's own limit of 1,000 is just above the deepest of `keras.applications`
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """MultiModel: N weight sets of one architecture as one Keras model."""
 
 import math
+import operator
 
 import keras
 import numpy as np
@@ -112,7 +113,7 @@ class MultiModel(MemberTrainer):
 
     def number(self, i):
         """The number of member `i` from 0, which may count from the end; an IndexError where there is none."""
-        if not -self.num_members <= i < self.num_members:
+        if not -self.num_members <= operator.index(i) < self.num_members:
             raise IndexError(f"Members are numbered from 0 to {self.num_members - 1}. Received: i={i}.")
         return i % self.num_members
 

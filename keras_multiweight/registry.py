@@ -1,10 +1,12 @@
 """Layer class -> rule: how the N members of a layer become one layer of a packed graph."""
 
+import keras
+
 _RULES = {}
 _OPERATION_RULES = {}
 
 
-def register_rule(target, rule=None):
+def register_rule(target, rule=None, *, replace=False):
     """Say how layers of one class are packed.
 
     Args:
@@ -12,12 +14,13 @@ def register_rule(target, rule=None):
         rule: `rule(trace, members, *args, **kwargs) -> outputs`. `members` are the N layers at one place of the graph
             (`packing.weights.Members`), `args` and `kwargs` what the layer was called with, its tensors already packed.
             Left out, a decorator is returned.
+        replace: bool. Take the place of the rule that the class has.
 
     Returns:
         The rule, or a decorator that registers one.
 
     Raises:
-        ValueError: The class has a rule already.
+        ValueError: The class has a rule already, or is no layer class, or the rule is no function.
 
     Example:
 
@@ -28,11 +31,16 @@ def register_rule(target, rule=None):
     ```
     """
     if rule is None:
-        return lambda decorated: register_rule(target, decorated)
-    if target in _RULES:
+        return lambda decorated: register_rule(target, decorated, replace=replace)
+    if not (isinstance(target, type) and issubclass(target, keras.layers.Layer) and callable(rule)):
+        raise ValueError(
+            "register_rule takes a layer class and a function, such as those of keras_multiweight.packing.kinds. "
+            f"Received: {target!r} and {rule!r}."
+        )
+    if target in _RULES and not replace:
         raise ValueError(
             f"A layer class can have one rule. Received: a second rule {_name(rule)} for {target.__name__}, "
-            f"which has {_name(_RULES[target])}."
+            f"which has {_name(_RULES[target])}. Pass replace=True to change it."
         )
     _RULES[target] = rule
     return rule

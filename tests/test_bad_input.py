@@ -231,3 +231,62 @@ def test_members_are_counted_from_both_ends():
     np.testing.assert_array_equal(multi.member(-1).get_weights()[0], multi.member(1).get_weights()[0])
     with pytest.raises(IndexError, match=r"from 0 to 1. Received: i=2"):
         multi.member(2)
+
+
+class TakesTwo(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = k.Dense(2)
+
+    def call(self, p, q):
+        return self.dense(p + q)
+
+
+def test_inputs_that_a_subclassed_model_does_not_take_are_refused():
+    x, models = np.ones((2, 3), "float32"), [TakesTwo() for _ in range(2)]
+    for model in models:
+        model(x, x)
+    with pytest.raises(ValueError, match=r"(?s)what the model's `predict` takes.*TakesTwo"):
+        kmw.pack(models, inputs=[x, x])
+
+
+class NeverCalled(keras.Model):
+    """Keras marks a model without `build` as built whatever its layers are."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = k.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_model_whose_layers_are_unbuilt_is_refused():
+    models = [NeverCalled() for _ in range(2)]
+    for model in models:
+        model.built = True
+    with pytest.raises(ValueError, match="an unbuilt NeverCalled"):
+        kmw.pack(models)
+    assert not models[0].weights
+
+
+def test_what_is_no_list_of_models_is_named():
+    with pytest.raises(ValueError, match=r"Received: a dict of \['a'\]"):
+        kmw.pack({"a": mlp()})
+    with pytest.raises(ValueError, match="Received: a int as member 0"):
+        kmw.pack([1, 2])
+    with pytest.raises(ValueError, match="Received: a NoneType as member 0"):
+        kmw.replicate(lambda: None, 2)
+
+
+def test_an_uncompiled_model_is_not_trained():
+    multi, x = kmw.pack([mlp(), mlp()]), np.ones((2, 3), "float32")
+    for train in (multi.fit, multi.evaluate, multi.train_on_batch, multi.test_on_batch):
+        with pytest.raises(ValueError, match="must be compiled"):
+            train(x, x)
+
+
+@pytest.mark.parametrize("target, rule", [("Dense", len), (k.Dense(1), len), (TakesTwo, "weighted")])
+def test_what_is_no_rule_is_not_registered(target, rule):
+    with pytest.raises(ValueError, match="takes a layer class and a function"):
+        kmw.register_rule(target, rule)

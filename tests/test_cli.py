@@ -271,7 +271,7 @@ def test_failed_unpack_leaves_everything_as_it_was(files, tmp_path, monkeypatch)
 def test_unpack_refuses_what_is_not_packed(files, tmp_path):
     (tmp_path / "file").touch()
     fails("unpack", files.paths[0], tmp_path / "new", match="must be a packed model")
-    fails("unpack", files.broken, tmp_path / "new", match="must be a whole model saved by Keras")
+    fails("unpack", files.broken, tmp_path / "new", match="must be a model that Keras saved")
     fails("unpack", "nowhere.keras", tmp_path / "new", match="must be a file that exists")
     fails("unpack", tmp_path / "file", tmp_path / "new", match="A saved model ends in .keras")
     fails("unpack", files.packed, tmp_path / "file", match="DIR must be a folder")
@@ -376,7 +376,7 @@ def test_inspect_shows_all_inputs_and_outputs(files):
 def test_inspect_says_that_a_plain_model_is_not_packed(files):
     output = run("inspect", files.paths[0])
     assert "a plain Keras model, not a packed one. Pack it with others like it: keras-multiweight pack" in output
-    fails("inspect", files.broken, match="must be a whole model saved by Keras")
+    fails("inspect", files.broken, match="must be a model that Keras saved")
 
 
 # ---- predict ----
@@ -518,7 +518,7 @@ def test_verify_finds_another_order_and_another_config(files):
 def test_verify_refuses_what_it_cannot_compare(files):
     fails("verify", files.packed, *files.paths[:2], match="has 3 members. Received: 2 model files")
     fails("verify", files.paths[0], *files.paths, match="must be a packed model")
-    fails("verify", files.packed, *files.paths[:2], files.broken, match="must be a whole model saved by Keras")
+    fails("verify", files.packed, *files.paths[:2], files.broken, match="must be a model that Keras saved")
 
 
 # ---- demo ----

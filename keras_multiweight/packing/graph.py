@@ -75,13 +75,28 @@ def input_structure(model, inputs=None):
             model was built with, and the numbers are floats if the model takes them, else ints.
 
     Raises:
-        ValueError: A subclassed model was built in a way that does not say what it takes.
+        ValueError: A subclassed model was built in a way that does not say what it takes, or does not take `inputs`.
     """
     if inputs is not None:
-        return keras.tree.map_structure(lambda x: _spec(x.shape, _dtype(x)), inputs)
+        specs = keras.tree.map_structure(lambda x: _spec(x.shape, _dtype(x)), inputs)
+        return specs if is_graph(model) else _accepted(model, specs)
     if isinstance(model, keras.Sequential):
         return model.inputs[0]
     return model.input if getattr(model, "inputs", None) else _recorded_inputs(model)
+
+
+def _accepted(model, specs):
+    """Inputs that a subclassed model takes."""
+    try:
+        model.compute_output_spec(specs)
+    except Exception as error:  # of the user's call
+        shapes = keras.tree.map_structure(lambda x: tuple(x.shape), specs)
+        raise ValueError(
+            "inputs= must be what the model's `predict` takes, in the first argument of its `call`: a tensor, or a list or "
+            f"dict of them. Received: shapes {shapes} for {type(model).__name__} '{model.name}', whose call ends with "
+            f"{type(error).__name__}: {str(error).strip()[:300]}"
+        ) from error
+    return specs
 
 
 def _recorded_inputs(model):

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_multiweight.copies import copy_built, serialized
 from keras_multiweight.deep import deep_graphs
-from keras_multiweight.packing.files import LiveModels
+from keras_multiweight.packing.files import LiveModels, listed
 from keras_multiweight.packing.graph import input_structure
 from keras_multiweight.packing.inputs import input_flags
 from keras_multiweight.packing.pack import build
@@ -46,7 +46,7 @@ def replicate(model, num_members, *, seed=None, inputs=None, member_inputs=False
         raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
     fresh = (lambda: _rebuilt(model)) if isinstance(model, keras.Model) else model
     with seeded(0):
-        template = LiveModels([fresh()]).template()
+        template = LiveModels(listed([fresh()])).template()
     flags = input_flags(member_inputs, input_structure(template, inputs))
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(num_members) & 0x7FFFFFFF]
     stacks = Stacks(template, num_members)

@@ -125,8 +125,8 @@ class Probe:
             raise RuntimeError(
                 "The packed model must give what its members give. Received:\n"
                 + "\n".join(f"  {row}" for row in failed[:10])
-                + "\nThis is a defect of keras_multiweight, or a layer whose output depends on more than its inputs and "
-                "weights; pass verify=False to pack all the same."
+                + "\nThis is a defect of keras_multiweight, a registered rule that does not fit its layer, or a layer whose "
+                "output depends on more than its inputs and weights; pass verify=False to pack all the same."
             )
 
     def _warn_of_nan(self, multi):

@@ -221,6 +221,7 @@ class MemberTrainer(keras.Model):
             "validation_freq": validation_freq,
             "verbose": verbose,
         }
+        self._check_compiled()
         callbacks = _with_history(callbacks)
         self._take_inside(callbacks)
         x = self._prepare(x, y, sample_weight)
@@ -251,6 +252,10 @@ class MemberTrainer(keras.Model):
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
         return lowerings.values_kept([*self.variables, *self.optimizer.variables, *self.metrics_variables])
+
+    def _check_compiled(self):
+        if not self.compiled:
+            raise ValueError(f"A model must be compiled before it is trained or evaluated. Call '{self.name}'.compile().")
 
     def _take_inside(self, callbacks):
         """Make those callbacks that ask for it part of the training step: `after_step(iterations)` is traced in it."""
@@ -312,6 +317,7 @@ class MemberTrainer(keras.Model):
 
         Later, `check` arrays: do they go with those before?
         """
+        self._check_compiled()
         self.optimizer.build(self.trainable_variables)
         scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
         if all(s.stacks is not None for s in scores) and not (check and are_arrays(x)):

@@ -35,8 +35,9 @@ def reading(path, endings):
         raise
     except Exception as error:
         raise ValueError(
-            f"Every file must be a whole model saved by Keras ({', '.join(endings)}). Received: '{path}', which cannot be "
-            f"read: {type(error).__name__}: {_shortened(str(error).strip())}"
+            f"Every file must be a model that Keras saved ({', '.join(endings)}; weights with their architecture beside "
+            f"them or as template). Received: '{path}', which cannot be read: {type(error).__name__}: "
+            f"{_shortened(str(error).strip())}"
         ) from error
 
 

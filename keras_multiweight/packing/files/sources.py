@@ -173,6 +173,8 @@ def open_members(models, custom_objects=None, template=None):
 def listed(models):
     """Models, paths, a folder or a pattern as a list of models or of paths."""
     single = isinstance(models, (str, os.PathLike, keras.Model)) or not hasattr(models, "__iter__")
+    if isinstance(models, dict):
+        raise ValueError(f"Models are given as a list. Received: a dict of {list(models)}. Pass list(models.values()).")
     models = [models] if single else list(models)
     if not models:
         raise ValueError("pack needs at least one model. Received: an empty list.")
@@ -181,7 +183,7 @@ def listed(models):
     for i, model in enumerate(models):
         if not isinstance(model, keras.Model):
             what = f"the path '{model}'" if isinstance(model, (str, os.PathLike)) else f"a {type(model).__name__}"
-            raise ValueError(f"pack takes Keras models, or paths of saved ones, not both. Received: {what} as member {i}.")
+            raise ValueError(f"Members are Keras models, or paths of saved ones, all alike. Received: {what} as member {i}.")
     return models
 
 

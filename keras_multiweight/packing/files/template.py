@@ -6,6 +6,7 @@ import os
 
 import keras
 
+from keras_multiweight.copies import all_layers
 from keras_multiweight.packing.files import allowed
 from keras_multiweight.packing.files.build import build
 from keras_multiweight.packing.files.formats import ENDINGS, FORMATS, read_json
@@ -80,7 +81,8 @@ def load_model(path, custom_objects=None):
 
 
 def check_packable(model, which):
-    if not model.built:
+    unbuilt = not model.weights and any(not layer.built for layer in all_layers(model))
+    if not model.built or unbuilt:
         raise ValueError(
             f"pack takes built Keras models. Received: an unbuilt {type(model).__name__} '{model.name}' as member {which}. "
             "Call it on data, or give it an Input."
