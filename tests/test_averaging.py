@@ -7,7 +7,7 @@ from keras import layers as k
 from keras import ops
 
 import keras_multiweight as kmw
-from keras_multiweight.merging import PeriodicModelAveraging
+from keras_multiweight.merging import PeriodicModelAveraging, SplitDataset
 
 N = 3
 
@@ -90,11 +90,11 @@ def test_a_later_fit_without_averaging_does_not_average():
     assert np.abs(kernel - kernel.mean(axis=0)).max() > 1e-4
 
 
-def packed(steps):
+def packed(steps, **options):
     def build():
         return keras.Sequential([keras.Input((4,)), k.Dense(5, activation="tanh"), k.BatchNormalization(), k.Dense(1)])
 
-    multi = kmw.replicate(build, N, seed=0)
+    multi = kmw.replicate(build, N, seed=0, **options)
     multi.compile(keras.optimizers.SGD(0.1), "mse", steps_per_execution=steps)
     return multi
 
@@ -107,6 +107,40 @@ def pull(multi, alpha):
     pulled = [alpha * own + (1 - alpha) * own.mean(axis=0) for own in all_weights(multi)]
     for i in range(N):
         multi.set_member_weights(i, [own[i] for own in pulled])
+
+
+def test_members_see_parts_without_overlap_that_are_drawn_anew():
+    x, y = np.arange(22.0)[:, None], np.arange(22)
+    split = SplitDataset(x, y, num_members=4, batch_size=2, seed=0)
+    epochs = []
+    for _ in range(2):
+        split.on_epoch_begin()
+        batches = [split[i] for i in range(split.num_batches)]
+        assert batches[0][0].shape == (2, 4, 1)
+        rows = np.concatenate([targets for _, targets in batches])
+        assert rows.shape == (5, 4) and len(np.unique(rows)) == 20
+        np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches])[..., 0], rows)
+        epochs.append([set(part) for part in rows.T])
+    assert epochs[0] != epochs[1]
+    kept = SplitDataset(x, y, num_members=4, reshuffle=False, seed=0)
+    assert [set(part) for part in kept.order(0).T] == [set(part) for part in kept.order(5).T]
+    with pytest.raises(ValueError, match="from 1 to the 22 rows"):
+        SplitDataset(x, y, num_members=23)
+
+
+def test_members_on_parts_of_their_own_train_as_alone_between_averages():
+    x, y = data(rows=24)
+    y = y[:, 0]
+    multi, alone = packed(1, member_inputs=True), packed(1, member_inputs=True)
+    parts = SplitDataset(x, y, N, batch_size=4, seed=1)
+    multi.fit(parts, epochs=2, shuffle=False, verbose=0, callbacks=[PeriodicModelAveraging(1, "epoch")])
+    for epoch in range(2):
+        rows = parts.order(epoch)
+        for at in range(0, 8, 4):
+            alone.train_on_batch(x[rows[at : at + 4]], y[rows[at : at + 4]])
+        pull(alone, 0.0)
+    for received, expected in zip(all_weights(multi), all_weights(alone), strict=True):
+        np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_outer_optimizer_steps_along_the_way_of_the_average():

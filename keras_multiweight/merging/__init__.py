@@ -15,6 +15,7 @@ from keras_multiweight.merging.repair import repair, update_batch_norm
 from keras_multiweight.merging.soft import SoftMatching
 from keras_multiweight.merging.soups import greedy_soup, uniform_soup
 from keras_multiweight.merging.spec import PermutationSpec
+from keras_multiweight.merging.splits import SplitDataset
 
 __all__ = [
     "METHODS",
@@ -23,6 +24,7 @@ __all__ = [
     "PeriodicModelAveraging",
     "PermutationSpec",
     "SoftMatching",
+    "SplitDataset",
     "activation_matching",
     "greedy_soup",
     "loss_barrier",

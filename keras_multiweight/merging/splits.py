@@ -1,0 +1,55 @@
+"""Parts of the data for members that are averaged while they train. R rows, N members, B rows a batch."""
+
+import numpy as np
+from keras import tree
+
+from keras_multiweight.bagging.dataset import BaggingDataset
+from keras_multiweight.bagging.resampling import Bootstrap
+
+
+class SplitDataset(BaggingDataset):
+    """Feeds each member a part of the data of its own, drawn anew at every epoch.
+
+    The rows are cut into N parts of equal size, without overlap; up to N - 1 rows are left out of an epoch. With
+    `PeriodicModelAveraging` this is training on N times the rows a step, which the average brings together.
+
+    Args:
+        x: Array `(R, ...)`, or a structure of arrays.
+        y: Targets, `(R, ...)`, or a structure.
+        num_members: int, N, from 1 to R. Of a model with `member_inputs=True`.
+        batch_size: int, B, of each member.
+        reshuffle: bool. `False` keeps the parts of the first epoch, in a new order at each.
+        sample_weight: `(R,)`.
+        seed: int. Left out, the parts are new for each object.
+
+    Example:
+
+    ```python
+    multi = kmw.replicate(build, 4, member_inputs=True)
+    multi.compile("sgd", "mse")
+    averaging = merging.PeriodicModelAveraging(1, unit="epoch")
+    multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, shuffle=False, callbacks=[averaging])
+    merged = merging.uniform_soup(multi)
+    ```
+    """
+
+    def __init__(self, x, y, num_members, batch_size=32, *, reshuffle=True, sample_weight=None, seed=None, **kwargs):
+        self.reshuffle = reshuffle
+        rows = len(tree.flatten(x)[0])
+        parts = Bootstrap(rows, num_members, max_samples=_size(rows, num_members), replace=False, seed=seed)
+        self._streams = np.random.SeedSequence(seed).spawn(2)
+        super().__init__(x, y, parts, batch_size, sample_weight=sample_weight, seed=seed, **kwargs)
+
+    def order(self, epoch):
+        """The rows that the members see in an epoch, in order: `(R // N, N)` int, each row once at most."""
+        parts = np.random.default_rng([*self._streams[0].generate_state(4), epoch if self.reshuffle else 0])
+        rows = parts.permutation(self.bootstrap.num_rows)
+        rows = rows[: len(self._rows) * self.bootstrap.num_members].reshape(len(self._rows), -1)
+        orders = np.random.default_rng([*self._streams[1].generate_state(4), epoch])
+        return orders.permuted(rows, axis=0)
+
+
+def _size(rows, num_members):
+    if not isinstance(num_members, int) or not 1 <= num_members <= rows:
+        raise ValueError(f"num_members must be an int from 1 to the {rows} rows. Received: num_members={num_members!r}.")
+    return rows // num_members
