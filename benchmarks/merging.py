@@ -1,12 +1,13 @@
 """Merging members trained on digits: what is left of the barrier, what repair gives, and how long matching takes.
 
-    python benchmarks/merging.py planted pair deep many time
+    python benchmarks/merging.py planted pair deep many time averaging
 
 Each name is one experiment; all of them take some minutes on two cores.
 """
 
 import argparse
 import functools
+import pathlib
 import time
 
 import keras
@@ -15,6 +16,7 @@ from keras import layers as k
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+import keras_multiweight as kmw
 from keras_multiweight import merging
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -165,6 +167,7 @@ def many(rate=0.1, epochs=60):
 def timing(counts=(2, 4, 8, 16)):
     """Seconds to match N members of 64-512-512-512-10 with random weights."""
     header("Seconds to match N members of 64-512-512-512-10", "N", *merging.METHODS)
+    times = []
     for count in counts:
         models = []
         for seed in range(count):
@@ -176,9 +179,59 @@ def timing(counts=(2, 4, 8, 16)):
             merging.weight_matching(models, method=method)
             seconds.append(time.perf_counter() - start)
         row(count, *seconds)
+        times.append(seconds)
+    plot_times(counts, times)
 
 
-EXPERIMENTS = {"planted": planted, "pair": pair, "deep": deep, "many": many, "time": timing}
+def plot_times(counts, times):
+    """Seconds against N for each method, beside this script."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
+    for method, seconds in zip(merging.METHODS, zip(*times)):
+        axes.plot(counts, seconds, marker="o", label=method)
+    axes.set(xlabel="members", ylabel="seconds", title="Matching 64-512-512-512-10", xlim=(0, None), ylim=(0, None))
+    axes.legend()
+    figure.savefig(pathlib.Path(__file__).with_name("merging_time.png"), dpi=120)
+
+
+def averaging(count=4, epochs=60):
+    """Test accuracy: members on parts of the data, alone and averaged while they train, and one network on all of it."""
+    x, _, y, _ = digits()
+
+    def build():
+        return mlp(128, 2)
+
+    def trained_members(reshuffle, callbacks):
+        multi = kmw.replicate(build, count, seed=0, member_inputs=True)
+        start = multi.member_weights(0)  # local SGD begins at one point
+        for i in range(count):
+            multi.set_member_weights(i, start)
+        multi.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS, member_targets=True)
+        data = merging.SplitDataset(x, y, count, batch_size=16, reshuffle=reshuffle, seed=0)
+        multi.fit(data, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+        return kmw.unpack(multi)
+
+    header(f"{count} members of 64-128-128-10 on {count} parts of the digits, {epochs} epochs", "", "mean member", "average")
+    period = merging.PeriodicModelAveraging
+    for name, reshuffle, callbacks in (
+        ("alone, parts kept", False, []),
+        ("alone, parts drawn anew", True, []),
+        ("averaged each epoch, parts kept", False, [period(1, "epoch")]),
+        ("averaged each epoch, parts drawn anew", True, [period(1, "epoch")]),
+        ("averaged every 4 batches, parts drawn anew", True, [period(4)]),
+        ("pulled by 0.9 every 4 batches, parts drawn anew", True, [period(4, alpha=0.9)]),
+    ):
+        members = trained_members(reshuffle, callbacks)
+        row(name, float(np.mean([accuracy(m) for m in members])), accuracy(merging.uniform_soup(members)))
+    keras.utils.set_random_seed(0)
+    one = build()
+    one.compile(keras.optimizers.SGD(0.05, momentum=0.9), LOSS)
+    one.fit(x, y, batch_size=16 * count, epochs=epochs, verbose=0)
+    row("one network on all rows", accuracy(one), "")
+
+
+EXPERIMENTS = {"planted": planted, "pair": pair, "deep": deep, "many": many, "time": timing, "averaging": averaging}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

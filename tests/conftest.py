@@ -13,12 +13,27 @@ import keras
 import keras_multiweight  # noqa: F401  registers its classes before a test loads a file
 
 
+OWN = {"forget_compiled_programs", "capfd", "capsys", "monkeypatch", "pytestconfig", "recwarn", "request"}
+OWN |= {"tmp_path", "tmp_path_factory"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Tests of one case share what its fixture made, so that they belong in one worker."""
+    """Tests that share what a fixture made belong in one worker, or each worker makes it again."""
     for item in items:
-        parameters = getattr(item, "callspec", None) and item.callspec.indices
-        shared = [f"{name}-{index}" for name, index in (parameters or {}).items() if name in ("packed", "case")]
+        fixtures = [name for name in item.fixturenames if name not in OWN]
+        indices = getattr(item, "callspec", None) and item.callspec.indices
+        shared = [f"{name}-{(indices or {}).get(name, 0)}" for name in fixtures if not _is_argument(item, name)]
         item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *shared]) if shared else item.nodeid))
+
+
+def _is_argument(item, name):
+    """Whether a name stands for values of `parametrize`, not for a fixture."""
+    return name in {key for mark in item.iter_markers("parametrize") for key in _names(mark.args[0])}
+
+
+def _names(names):
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
 
 @pytest.fixture(autouse=True)
