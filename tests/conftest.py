@@ -12,7 +12,6 @@ import keras
 
 import keras_multiweight  # noqa: F401  registers its classes before a test loads a file
 
-
 OWN = {"forget_compiled_programs", "capfd", "capsys", "monkeypatch", "pytestconfig", "recwarn", "request"}
 OWN |= {"tmp_path", "tmp_path_factory"}
 

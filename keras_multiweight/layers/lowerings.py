@@ -13,13 +13,19 @@ def batched_matmul(x, kernel):
     members of a shared input to one product, which XLA on a CPU computes in another order than that of one member alone:
     N products side by side give each member, forward and backward, the bits that it has alone, in 0.6 to 1.4 times the time.
     """
-    if keras.backend.backend() == "torch" and x.dtype == kernel.dtype:
+    if keras.backend.backend() == "torch" and x.dtype == kernel.dtype and _multiplies_in(x.dtype):
         import torch
 
         return torch.bmm(x.expand(kernel.shape[0], *x.shape[-2:]), kernel)
     if len(x.shape) == 2 and _is_jax_on_cpu():
         x = ops.broadcast_to(x, (kernel.shape[0], *ops.shape(x)))
     return ops.matmul(x, kernel)
+
+
+def _multiplies_in(dtype):
+    """Whether Keras multiplies numbers of a dtype in this dtype: float64 it makes float32 on torch."""
+    name = keras.backend.standardize_dtype(dtype)
+    return keras.backend.result_type(name) == name
 
 
 def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
