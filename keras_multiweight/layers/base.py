@@ -11,9 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.configs import differences, layer_config
 from keras_multiweight.copies import (
-    all_layers,
     build_by_plan,
     build_plan,
     copy_layer,
@@ -23,6 +21,7 @@ from keras_multiweight.copies import (
     unshared,
 )
 from keras_multiweight.layers import plumbing
+from keras_multiweight.layers.checks import check_alike, check_options
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
     MemberActivityRegularizer,
@@ -80,7 +79,7 @@ class MultiLayer(keras.layers.Layer):
     def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, **kwargs):
         name = kwargs.pop("name", None)
         member = self._own(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
-        _check_options(type(self), member, num_members, member_axis)
+        check_options(type(self), member, num_members, member_axis)
         super().__init__(name=name, trainable=member.trainable, dtype=member.dtype_policy)
         self._hidden = _Hidden(member, num_members)
         self.num_members = num_members
@@ -180,7 +179,7 @@ class MultiLayer(keras.layers.Layer):
         ```
         """
         layers = list(layers)
-        _check_alike(layers)
+        check_alike(layers)
         stacks = [np.stack(values) for values in zip(*(layer.get_weights() for layer in layers))]
         return cls.from_stacked(layers[0], stacks, len(layers), **options)
 
@@ -369,44 +368,3 @@ def _joined_signature(member_class):
     keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
     positional = [p for p in theirs if p.kind is not p.VAR_KEYWORD]
     return inspect.Signature(positional + keyword_only + [p for p in theirs if p.kind is p.VAR_KEYWORD])
-
-
-def _check_options(cls, member, num_members, member_axis):
-    if not isinstance(member, cls.member_class):
-        raise ValueError(
-            f"The members of a {cls.__name__} must be layers of class {cls.member_class.__name__}. "
-            f"Received: a {type(member).__name__}."
-        )
-    if not isinstance(num_members, int) or num_members < 1:
-        raise ValueError(f"num_members must be an int of at least 1. Received: num_members={num_members!r}.")
-    if member_axis not in cls.member_axes:
-        raise ValueError(f"member_axis of {cls.__name__} must be in {cls.member_axes}. Received: {member_axis}.")
-    if any(getattr(x, "stateful", False) is True for x in all_layers(member)):
-        raise ValueError(
-            "A stateful recurrent layer cannot hold members: its states are no weights. "
-            f"Received: '{member.name}' with stateful=True. Pass the states as inputs and outputs of the model."
-        )
-    if member.quantization_mode is not None or getattr(member, "lora_rank", None):
-        raise ValueError(
-            "A quantized or LoRA layer cannot hold members: its extra variables have no member axis. "
-            f"Received: '{member.name}'. Pack the model before it is quantized, or merge its LoRA weights first."
-        )
-
-
-def _check_alike(layers):
-    if not layers:
-        raise ValueError("from_member_layers needs at least one layer. Received: an empty list.")
-    for i, layer in enumerate(layers):
-        if not getattr(layer, "built", False):
-            raise ValueError(f"The members must be built Keras layers. Received: {layer!r} as member {i}.")
-        for key, expected, received in differences(layer_config(layers[0]), layer_config(layer)):
-            raise ValueError(
-                "The members must have equal configs. "
-                f"Received: {key}={expected!r} in member 0 and {key}={received!r} in member {i} ('{layer.name}')."
-            )
-        shapes = [tuple(w.shape) for w in layer.weights], [tuple(w.shape) for w in layers[0].weights]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"The members must have equal weight shapes. Received: {shapes[1]} in member 0 and {shapes[0]} in "
-                f"member {i} ('{layer.name}')."
-            )

@@ -5,6 +5,7 @@ the packed rank has a member axis, and one of a smaller rank has none. Where a r
 """
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.layers.mapping import CarryMask, ReadMask
@@ -119,3 +120,10 @@ def _checked(own, x, num_members, what, option):
             f"If it serves all members, give compile({option}=False)."
         )
     return own
+
+
+def class_weights(y, class_weight, has_members):
+    """Sample weights `(B,)` or `(B, N)` from classes, with or without an axis of 1, or one-hot."""
+    y = ops.convert_to_numpy(y)
+    classes = y if y.ndim == 1 + has_members else y[..., 0] if y.shape[-1] == 1 else y.argmax(axis=-1)
+    return np.vectorize(lambda c: class_weight.get(int(c), 1.0), otypes=["float32"])(np.round(classes))

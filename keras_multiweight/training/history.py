@@ -4,6 +4,7 @@ import warnings
 
 import keras
 import numpy as np
+from keras import tree
 
 
 class MemberHistory(keras.callbacks.Callback):
@@ -47,3 +48,10 @@ class MemberHistory(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self.known = steps > 0
+
+
+def with_history(callbacks):
+    """The callbacks with `MemberHistory` first, as a list."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    return [MemberHistory(), *tree.flatten(callbacks or [])]

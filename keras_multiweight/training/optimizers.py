@@ -332,3 +332,12 @@ def _constant(values):
 def _all_finite(gradients):
     found = [gradient.finite() for gradient in gradients.values()]
     return ops.all(ops.stack(found), axis=0)
+
+
+def with_loss_scale(optimizers):
+    """Optimizers with dynamic loss scaling, as Keras gives them to models in half precision."""
+    if isinstance(optimizers, (list, tuple)):
+        return [with_loss_scale(optimizer) for optimizer in optimizers]
+    optimizer = keras.optimizers.get(optimizers)
+    scaling = keras.optimizers.LossScaleOptimizer
+    return optimizer if isinstance(optimizer, scaling) else scaling(optimizer)

@@ -3,13 +3,12 @@
 import contextlib
 
 import keras
-import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.training import lowerings
-from keras_multiweight.training.batches import MemberBatch
-from keras_multiweight.training.history import MemberHistory
-from keras_multiweight.training.optimizers import MemberOptimizer
+from keras_multiweight.training.batches import MemberBatch, class_weights
+from keras_multiweight.training.history import with_history
+from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
 from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
 from keras_multiweight.training.steps import (
     Feed,
@@ -93,7 +92,7 @@ class MemberTrainer(keras.Model):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.check_trainable()
         scaled = auto_scale_loss and self.dtype_policy.name == "mixed_float16"
-        updates = MemberOptimizer(_scaled(optimizer) if scaled else optimizer, StackedWeights(self))
+        updates = MemberOptimizer(with_loss_scale(optimizer) if scaled else optimizer, StackedWeights(self))
         super().compile(
             optimizer=updates,
             run_eagerly=run_eagerly,
@@ -213,7 +212,7 @@ class MemberTrainer(keras.Model):
             Keras's `History` of the means over members. `member_history` has the numbers of each member.
         """
         if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
-            sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
+            sample_weight, class_weight = class_weights(y, class_weight, self._has_member_axis(y)), None
         options = {
             "epochs": epochs,
             "shuffle": shuffle,
@@ -222,7 +221,7 @@ class MemberTrainer(keras.Model):
             "verbose": verbose,
         }
         self._check_compiled()
-        callbacks = _with_history(callbacks)
+        callbacks = with_history(callbacks)
         self._take_inside(callbacks)
         x = self._prepare(x, y, sample_weight)
         data = (x, y, sample_weight)
@@ -367,7 +366,7 @@ class MemberTrainer(keras.Model):
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """As `keras.Model.train_on_batch`: means over the members."""
         if class_weight is not None and sample_weight is None:
-            sample_weight, class_weight = _class_weights(y, class_weight, self._has_member_axis(y)), None
+            sample_weight, class_weight = class_weights(y, class_weight, self._has_member_axis(y)), None
         self._prepare(x, y, sample_weight, check=False)
         with self._guarded():
             logs = super().train_on_batch(x, y, sample_weight, class_weight=class_weight, return_dict=True)
@@ -380,15 +379,6 @@ class MemberTrainer(keras.Model):
             return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
 
 
-def _scaled(optimizers):
-    """Optimizers with dynamic loss scaling, as Keras gives them to models in half precision."""
-    if isinstance(optimizers, (list, tuple)):
-        return [_scaled(optimizer) for optimizer in optimizers]
-    optimizer = keras.optimizers.get(optimizers)
-    scaling = keras.optimizers.LossScaleOptimizer
-    return optimizer if isinstance(optimizer, scaling) else scaling(optimizer)
-
-
 def _of_each_member(loss, num_members):
     """(N,) as it is; () is the sum over the members of a loss that all have alike."""
     return loss if len(loss.shape) == 1 else ops.broadcast_to(ops.sum(loss) / num_members, (num_members,))
@@ -396,20 +386,6 @@ def _of_each_member(loss, num_members):
 
 def _first(x):
     return next(leaf for leaf in tree.flatten(x) if leaf is not None)
-
-
-def _with_history(callbacks):
-    """The callbacks with `MemberHistory` first, as a list."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    return [MemberHistory(), *tree.flatten(callbacks or [])]
-
-
-def _class_weights(y, class_weight, has_members):
-    """Sample weights `(B,)` or `(B, N)` from classes, with or without an axis of 1, or one-hot."""
-    y = ops.convert_to_numpy(y)
-    classes = y if y.ndim == 1 + has_members else y[..., 0] if y.shape[-1] == 1 else y.argmax(axis=-1)
-    return np.vectorize(lambda c: class_weight.get(int(c), 1.0), otypes=["float32"])(np.round(classes))
 
 
 def _spec(x):
