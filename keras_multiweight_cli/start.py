@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import re
 import sys
@@ -64,6 +65,7 @@ def _version():
 def library():
     """`keras_multiweight`, imported once a backend is chosen."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of loops over models that trace a function each
     if "keras" not in sys.modules:
         choose_backend()
     import keras_multiweight
