@@ -154,7 +154,7 @@ def _table(results):
     for r in results:
         table.add_row(
             f"{r.task}, {r.metric}", f"{r.loop_seconds * 1e3:.0f} ms", f"{r.packed_seconds * 1e3:.1f} ms",
-            f"{_ratio(r.ratio)}", f"{r.difference:.0e}" if r.difference else "0",
+            _ratio(r.ratio), f"{r.difference:.0e}" if r.difference else "0",
             f"{r.member_score:.3f}", f"{r.average_score:.3f}",
         )  # fmt: skip
     return table
