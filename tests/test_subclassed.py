@@ -78,7 +78,7 @@ class Tagger(keras.Model):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        # Keras numbers by `id` what Bidirectional serialises while a model loads: one that died would leave its id to the next
+        # Keras numbers by `id` what Bidirectional serialises while a model loads: one that dies leaves its id to the next
         KEPT.append(k.LSTM(3, return_sequences=True))
         self.embed, self.lstm = k.Embedding(11, 4, mask_zero=True), k.Bidirectional(KEPT[-1])
         self.out = k.Dense(2)
