@@ -52,25 +52,29 @@ def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
     )
 
 
+def on_cpu():
+    """Whether the backend computes on a CPU."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "cpu"
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.list_physical_devices("GPU")
+    return "cpu" in str(ops.zeros(()).device)
+
+
 @functools.cache
 def _is_jax_on_cpu():
-    if keras.backend.backend() != "jax":
-        return False
-    import jax
-
-    return jax.default_backend() == "cpu"
+    return keras.backend.backend() == "jax" and on_cpu()
 
 
 @functools.cache
 def _compiles_slow_groups():
     """Whether grouped convolutions go through XLA on a CPU."""
-    if _is_jax_on_cpu():
-        return True
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.config.list_physical_devices("GPU")
-    return False
+    return keras.backend.backend() in ("jax", "tensorflow") and on_cpu()
 
 
 def _has_native_kernel(rank, strides, dilation_rate):

@@ -13,6 +13,7 @@ from keras import ops, tree
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.layers.lowerings import on_cpu
 from keras_multiweight.layers.mapping import StatelessCall, constants_from_weights
 from keras_multiweight.prediction.batches import put_together
 
@@ -85,20 +86,7 @@ def batch_numbers():
     On a CPU what one layer gives and the next one takes should stay in the caches; torch keeps more of it, because it writes
     down what the compilers of the others fuse. On a GPU batches should be as large as the memory allows.
     """
-    return _CPU_NUMBERS[keras.backend.backend()] if _on_cpu() else 2**26
-
-
-def _on_cpu():
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
-        return jax.default_backend() == "cpu"
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return not tf.config.list_physical_devices("GPU")
-    return "cpu" in str(ops.zeros(()).device)
+    return _CPU_NUMBERS[keras.backend.backend()] if on_cpu() else 2**26
 
 
 # ---- any backend ----
