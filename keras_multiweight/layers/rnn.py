@@ -1,8 +1,8 @@
 """Recurrent layers with a member axis. N members, B rows, T steps, C channels, U units.
 
 `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states. A step multiplies the states of
-all members by their kernels in one batched matmul. The inputs are projected by one of two lowerings: `"projected"`, all steps
-at once, as in a dense layer, before the loop; `"stepwise"`, each step in its turn, which writes no `(N, B, T, gates * U)`.
+all members by their kernels in one batched matmul. One of two lowerings projects the inputs: `"projected"` all steps at once,
+as in a dense layer, before the loop; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
 """
 
 import keras
@@ -43,7 +43,14 @@ class _MultiRecurrent(MultiLayer):
 
     def work(self, shape):
         rows, steps, size = shape
-        return {"kind": "recurrent", "members": self.num_members, "rows": rows, "steps": steps, "in": size, "out": self.units}
+        return {
+            "kind": "recurrent",
+            "members": self.num_members,
+            "rows": rows,
+            "steps": steps,
+            "in": size,
+            "out": self.units,
+        }
 
     def call(self, sequence, initial_state=None, mask=None, training=False):
         if training and (self.dropout or self.recurrent_dropout):
