@@ -16,6 +16,7 @@ import keras
 from keras_multiweight.layers.lowerings import device_kind
 
 FILE = "costs.json"
+MARGIN = math.log(1.05)  # a lowering must be better than the first by more than the noise of measurements
 
 
 def cheapest(names, kind, **sizes):
@@ -39,7 +40,8 @@ def _cheapest(names, kind, sizes):
     distances = [_distance(row, sizes) for row in measured]
     nearest = [row["ms"] for row, distance in zip(measured, distances) if distance <= min(distances) + 1e-9]
     costs = {name: _mean_log(row[name] for row in nearest) for name in names if all(name in row for row in nearest)}
-    return min(costs, key=costs.get, default=names[0])
+    best = min(costs, key=costs.get, default=names[0])
+    return names[0] if costs.get(names[0], math.inf) < costs.get(best, 0) + MARGIN else best
 
 
 def _distance(row, sizes):

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import batched_matmul
+from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, batched_matmul
 from keras_multiweight.layers.plumbing import PACKAGE
 
 PRODUCTS = ("batched", "side_by_side", "wide")  # lowerings of `members_matmul`
@@ -44,7 +44,7 @@ class MultiDense(MultiLayer):
     lowering_names = PRODUCTS
 
     def lowerings(self):
-        return products(self.shared_input)
+        return products(self.num_members, self.shared_input)
 
     def work(self, shape):
         return product_work(shape, self.units, self.num_members, self.shared_input)
@@ -95,9 +95,10 @@ class MultiEinsumDense(MultiLayer):
         return activate(self.activation, x)
 
 
-def products(shared_input):
-    """The lowerings of `members_matmul`."""
-    return PRODUCTS if shared_input else PRODUCTS[:-1]
+def products(num_members, shared_input):
+    """The lowerings of `members_matmul` that are worth a try."""
+    possible = True, num_members <= MOST_SIDE_BY_SIDE, shared_input
+    return tuple(name for name, may in zip(PRODUCTS, possible) if may)
 
 
 def product_work(shape, units, num_members, shared_input):

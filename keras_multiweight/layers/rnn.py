@@ -1,8 +1,8 @@
 """Recurrent layers with a member axis. N members, B rows, T steps, C channels, U units.
 
 `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states. A step multiplies the states of
-all members by their kernels in one batched matmul. One of two lowerings projects the inputs: `"projected"` all steps at once,
-as in a dense layer, before the loop; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
+all members by their kernels in one batched matmul. Two lowerings project the inputs: `"projected"` all steps at once, before
+the loop, as a dense layer does; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
 """
 
 import keras
