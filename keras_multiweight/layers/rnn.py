@@ -7,6 +7,7 @@ states. `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, di
 import keras
 from keras import ops
 
+from keras_multiweight.copies import draws_in_training
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
@@ -15,7 +16,38 @@ from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared, unfol
 LOOP_OPTIONS = ("return_sequences", "return_state", "go_backwards", "unroll", "zero_output_for_mask")
 
 
-class _MultiRecurrent(MultiLayer):
+class StepByStep(MultiLayer):
+    """A layer that runs one loop over the steps of all members, `(N*B, T, ...)`. A subclass writes `inputs` and a cell."""
+
+    def call(self, sequence, initial_state=None, mask=None, training=False):
+        if training and draws_in_training(self.template()):
+            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
+        return self.run(self._compute, sequence, initial_state, mask, training)
+
+    def _compute(self, x, states, mask, training):
+        states, mask = keras.tree.map_structure(self.rows_of, (states, mask))
+        outputs = self._loop()(self.inputs(x), initial_state=states, mask=mask, training=training)
+        return keras.tree.map_structure(lambda y: unfold(y, self.num_members), outputs)
+
+    def inputs(self, x):
+        """What the cell reads, `(N*B, T, ...)`."""
+        return self.rows_of(x)
+
+    def rows_of(self, x):
+        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
+        if x is None:
+            return None
+        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+
+    def _loop(self):
+        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
+        if not hasattr(self._hidden, "loop"):
+            options = {name: getattr(self.template(), name) for name in LOOP_OPTIONS}
+            self._hidden.loop = keras.layers.RNN(self.cell(), dtype=self.dtype_policy, **options)
+        return self._hidden.loop
+
+
+class _MultiRecurrent(StepByStep):
     """N recurrent layers as one.
 
     Args:
@@ -38,31 +70,12 @@ class _MultiRecurrent(MultiLayer):
 
     num_states = 1
 
-    def call(self, sequence, initial_state=None, mask=None, training=False):
-        if training and (self.dropout or self.recurrent_dropout):
-            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
-        return self.run(self._compute, sequence, initial_state, mask)
-
-    def _compute(self, x, states, mask):
+    def inputs(self, x):
         x = members_matmul(x, self._weight("kernel"), self.shared_input)  # (N, B, T, gates * U)
-        if self.use_bias:
-            x = add_aligned(x, self._input_bias())
-        states, mask = keras.tree.map_structure(self._rows_of, (states, mask))
-        outputs = self._loop()(fold(x), initial_state=states, mask=mask)
-        return keras.tree.map_structure(lambda y: unfold(y, self.num_members), outputs)
+        return fold(add_aligned(x, self._input_bias()) if self.use_bias else x)
 
-    def _rows_of(self, x):
-        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
-        if x is None:
-            return None
-        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
-
-    def _loop(self):
-        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
-        if not hasattr(self._hidden, "loop"):
-            options = {name: getattr(self, name) for name in LOOP_OPTIONS}
-            self._hidden.loop = keras.layers.RNN(_Cell(self), dtype=self.dtype_policy, **options)
-        return self._hidden.loop
+    def cell(self):
+        return _Cell(self)
 
     def _weight(self, name):
         return ops.cast(getattr(self, name), self.compute_dtype)
