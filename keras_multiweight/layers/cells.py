@@ -1,5 +1,6 @@
 """Recurrent layers of any cell with a member axis: at each step the cell is called once with each member's weights."""
 
+import functools
 import inspect
 
 import keras
@@ -38,17 +39,17 @@ class MultiRNN(StepByStep):
     """
 
     member_class = keras.layers.RNN
-    lowering = "vectorized"
+    lowering_names = ("vectorized", "unrolled")
 
-    def cell(self):
-        return _MembersCell(self)
+    def cell(self, lowering):
+        return _MembersCell(self, lowering)
 
-    def step(self, x, states, training):
+    def step(self, lowering, x, states, training):
         """One step of all members: inputs and states `(N, B, ...)` to outputs and states."""
         tensors, cell = tree.flatten((x, states)), self.template().cell
         call = StatelessCall(lambda own: _call(cell, *tree.pack_sequence_as((x, states), own), training), cell.weights)
         values = [ops.reshape(v, (self.num_members, *w.shape)) for v, w in zip(self.stacked_weights, cell.weights)]
-        outputs, assigned, losses = map_stateless(call, tensors, values, self.num_members, self.lowering)
+        outputs, assigned, losses = map_stateless(call, tensors, values, self.num_members, lowering)
         if assigned or losses:
             raise NotImplementedError(
                 "The cell of a packed RNN must neither assign weights nor add losses within a step. Received: "
@@ -68,11 +69,11 @@ def _takes_training(cell):
 class _MembersCell(keras.layers.Layer):
     """One step of all members on `(N*B, ...)`, for `keras.layers.RNN`."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, lowering):
         super().__init__(dtype=layer.dtype_policy)
         cell = layer.template().cell
         self.state_size = cell.state_size
-        self._step = layer.step
+        self._step = functools.partial(layer.step, lowering)
         self._unfold = lambda x: unfold(x, layer.num_members)
         if hasattr(cell, "get_initial_state"):
             self.get_initial_state = lambda batch_size=None: cell.get_initial_state(batch_size=batch_size)
@@ -83,7 +84,7 @@ class _MembersCell(keras.layers.Layer):
 
 
 def _convolutional(member_class):
-    """Its cell convolves: the backends map convolutions slowly, so those of the members are laid side by side."""
+    """Its cell convolves: the backends map convolutions slowly, so the members are laid side by side by default."""
     name = member_class.__name__
     doc = f"""N `keras.layers.{name}` layers as one.
 
@@ -97,7 +98,12 @@ def _convolutional(member_class):
     Output shape:
         That of `keras.layers.{name}`, with the members in axis 1; states likewise.
     """
-    body = {"member_class": member_class, "lowering": "unrolled", "__doc__": doc, "__module__": __name__}
+    body = {
+        "member_class": member_class,
+        "lowering_names": ("unrolled", "vectorized"),
+        "__doc__": doc,
+        "__module__": __name__,
+    }
     return keras.saving.register_keras_serializable(PACKAGE)(type(f"Multi{name}", (MultiRNN,), body))
 
 
