@@ -1,13 +1,14 @@
 """Recurrent layers with a member axis. N members, B rows, T steps, C channels, U units.
 
 `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states. A step multiplies the states of
-all members by their kernels in one batched matmul. Two lowerings project the inputs: `"projected"` all steps at once, before
-the loop, as a dense layer does; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
+all members by their kernels in one batched matmul. One of two lowerings projects the inputs: `"projected"` all steps at
+once, as in a dense layer, before the loop; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
 """
 
 import keras
 from keras import ops
 
+from keras_multiweight.copies import draws_in_training
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
@@ -17,7 +18,44 @@ from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared, unfol
 LOOP_OPTIONS = ("return_sequences", "go_backwards", "unroll", "zero_output_for_mask")
 
 
-class _MultiRecurrent(MultiLayer):
+class StepByStep(MultiLayer):
+    """A layer that runs one loop over the steps of all members. A subclass says what its `cell` is, and what that reads."""
+
+    gives_state = False  # whether the output of a step is its first state
+
+    def call(self, sequence, initial_state=None, mask=None, training=False):
+        if training and draws_in_training(self.template()):
+            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
+        return self.run(self._compute, self.choose(sequence, training), sequence, initial_state, mask, training)
+
+    def _compute(self, lowering, x, states, mask, training):
+        states, mask = keras.tree.map_structure(self.rows_of, (states, mask))
+        y, *states = self._loop(lowering)(self.inputs(x, lowering), initial_state=states, mask=mask, training=training)
+        if self.gives_state and mask is None and not self.template().return_sequences:
+            y = states[0]  # the same numbers; compilers then leave out the outputs of all steps, which Keras collects
+        outputs = keras.tree.map_structure(lambda x: unfold(x, self.num_members), [y, *states])
+        return outputs if self.template().return_state else outputs[0]
+
+    def inputs(self, x, lowering):
+        """What the loop reads, `(N*B, T, ...)`, of inputs `(N, B, T, ...)` or shared ones `(B, T, ...)`."""
+        return self.rows_of(x)
+
+    def rows_of(self, x):
+        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
+        if x is None:
+            return None
+        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+
+    def _loop(self, lowering):
+        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
+        loops = self._hidden.__dict__.setdefault("loops", {})
+        if lowering not in loops:
+            options = {name: getattr(self.template(), name) for name in LOOP_OPTIONS}
+            loops[lowering] = keras.layers.RNN(self.cell(lowering), return_state=True, dtype=self.dtype_policy, **options)
+        return loops[lowering]
+
+
+class _MultiRecurrent(StepByStep):
     """N recurrent layers as one.
 
     Args:
@@ -38,6 +76,7 @@ class _MultiRecurrent(MultiLayer):
     ```
     """
 
+    gives_state = True
     num_states = 1
     lowering_names = ("projected", "stepwise")
 
@@ -52,20 +91,11 @@ class _MultiRecurrent(MultiLayer):
             "out": self.units,
         }
 
-    def call(self, sequence, initial_state=None, mask=None, training=False):
-        if training and (self.dropout or self.recurrent_dropout):
-            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
-        return self.run(self._compute, self.choose(sequence, training), sequence, initial_state, mask)
+    def cell(self, lowering):
+        return _Cell(self, project=lowering == "stepwise")
 
-    def _compute(self, lowering, x, states, mask):
-        at_once = lowering == "projected"
-        x = fold(self._project(x)) if at_once else self._rows_of(x)  # (N*B, T, gates * U), or (N*B, T, C)
-        states, mask = keras.tree.map_structure(self._rows_of, (states, mask))
-        y, *states = self._loop(project=not at_once)(x, initial_state=states, mask=mask)
-        if mask is None and not self.return_sequences:
-            y = states[0]  # the same numbers; compilers then leave out the outputs of all steps, which Keras collects
-        outputs = [unfold(x, self.num_members) for x in (y, *states)]
-        return outputs if self.return_state else outputs[0]
+    def inputs(self, x, lowering):
+        return fold(self._project(x)) if lowering == "projected" else self.rows_of(x)
 
     def _project(self, x):
         """Inputs (N, B, T, C), or shared (B, T, C), with their bias, to (N, B, T, gates * U)"""
@@ -76,20 +106,6 @@ class _MultiRecurrent(MultiLayer):
         """Inputs of one step, (N, B, C), with their bias, to (N, B, gates * U)"""
         x = batched_matmul(x, self._weight("kernel"))
         return add_aligned(x, self._input_bias()) if self.use_bias else x
-
-    def _rows_of(self, x):
-        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
-        if x is None:
-            return None
-        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
-
-    def _loop(self, project):
-        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
-        loops = self._hidden.__dict__.setdefault("loops", {})
-        if project not in loops:
-            options = {name: getattr(self, name) for name in LOOP_OPTIONS}
-            loops[project] = keras.layers.RNN(_Cell(self, project), return_state=True, dtype=self.dtype_policy, **options)
-        return loops[project]
 
     def _weight(self, name):
         return ops.cast(getattr(self, name), self.compute_dtype)
