@@ -74,7 +74,14 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=[(build, dtype) for dtype in TOLERANCE for build in MODELS], ids=str)
+CASES = [
+    pytest.param((build, dtype), id=f"{build.__name__}-{dtype}", marks=[] if dtype == "float32" else [pytest.mark.slow])
+    for dtype in TOLERANCE
+    for build in MODELS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def packed(request):
     """The members, their pack, inputs with a step that masks leave out, and each member's own answers."""
     build, dtype = request.param
