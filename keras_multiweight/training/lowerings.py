@@ -249,6 +249,30 @@ def _torch_program(model, kind, xla):
     return run
 
 
+def fed_rows(rows, block, shuffle=False):
+    """What Keras's `fit` is given in the place of data: the numbers of the rows, in blocks, in a new order at each epoch.
+
+    For arrays Keras makes TensorFlow's data pipeline anew twice an epoch, which takes longer than an epoch of a small data
+    set; here one pipeline serves all epochs.
+
+    Returns:
+        Dict of arguments of `fit`.
+    """
+    if keras.backend.backend() != "tensorflow" or shuffle not in (True, False):
+        return {"x": rows, "batch_size": block, "shuffle": shuffle}
+    import tensorflow as tf
+
+    whole = len(rows) // block * block
+
+    def epoch(_):
+        order = tf.random.shuffle(rows) if shuffle else tf.constant(rows)
+        parts = tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, block)))
+        return parts if whole == len(rows) else parts.concatenate(tf.data.Dataset.from_tensors(order[whole:]))
+
+    epochs = tf.data.Dataset.range(1).repeat().flat_map(epoch)
+    return {"x": epochs, "steps_per_epoch": -(-len(rows) // block), "shuffle": False}
+
+
 def next_rows(source):
     """The numbers of rows that Keras's data pipeline gives next, from what it hands to a training function."""
     rows = source[0] if isinstance(source, list) else next(source)

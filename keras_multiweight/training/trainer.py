@@ -273,8 +273,7 @@ class MemberTrainer(keras.Model):
         test = Feed(self, "test", validation, sizes[1], steps) if validation is not None else None
         with self._functions(train_function=train, test_function=test):
             return super().fit(
-                x=train.rows,
-                batch_size=train.block,
+                **{**options, **lowerings.fed_rows(train.rows, train.block, options["shuffle"])},
                 callbacks=StepCallbacks(
                     callbacks,
                     train,
@@ -289,7 +288,6 @@ class MemberTrainer(keras.Model):
                 validation_data=(test.rows,) if test else None,
                 validation_batch_size=test.block if test else None,
                 validation_steps=validation_steps,
-                **options,
             )
 
     @contextlib.contextmanager
