@@ -214,7 +214,9 @@ def test_second_rule_of_a_class_is_refused():
     with pytest.raises(ValueError, match=r"one permutation rule\. Received: a second .* for Factor.*replace=True"):
         merging.register_permutation_rule(Factor, wrong_rule)
     assert merging.register_permutation_rule(Factor, factor_rule, replace=True) is factor_rule
-    with pytest.raises(ValueError, match=r"register_permutation_rule takes a layer class and a function.*Received: 'Factor'"):
+    with pytest.raises(
+        ValueError, match=r"register_permutation_rule takes a layer class and a function.*Received: 'Factor'"
+    ):
         merging.register_permutation_rule("Factor", factor_rule)
 
 
