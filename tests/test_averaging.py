@@ -147,7 +147,7 @@ def test_members_on_parts_of_their_own_train_as_alone_between_averages(given):
 
 
 def test_parts_that_the_callback_cuts_need_targets_of_each_member():
-    x, y = data(rows=24)
+    x = data(rows=24)[0]
     multi = kmw.replicate(lambda: keras.Sequential([keras.Input((4,)), k.Dense(5)]), N, member_inputs=True)
     multi.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     labels = np.arange(24) % 5

@@ -60,8 +60,8 @@ def weight_matching(models, method=None, init="forward", restarts=0, reference=0
     Args:
         models: A MultiModel, or what `pack` takes: a list of models or paths, or a pattern. They are not changed.
         method: For more than two members: `"mergemany"` (the default) matches each to the mean of all others until a
-            round gains less than a thousandth; `"reference"` matches all to one of them, once; `"cycle"` searches all permutations at the same
-            time, by Frank-Wolfe. All cost linear time in the number of members.
+            round gains less than a thousandth; `"reference"` matches all to one of them, once; `"cycle"` searches all
+            permutations at the same time, by Frank-Wolfe. All cost linear time in the number of members.
         init: `"forward"` begins with a sweep from the input upward; `"identity"` with the units as they are, for members
             that began from the same weights.
         restarts: How many more searches begin with random permutations; the best is taken. For models whose residual

@@ -27,8 +27,8 @@ def plus(a, b, sign=1):
 class Softened:
     """One block of a member under soft permutations, on all axes that move, and on every part of them.
 
-    A step of length t towards permutations makes of a soft permutation `(1 - t) * old + t * permutation`. The block is linear
-    in that of each axis, so that after a step it is a weighted sum of what it was, permuted: no products of matrices.
+    A step of length t towards permutations makes of a soft permutation `(1 - t) * old + t * permutation`. The block is
+    linear in that of each axis: after a step it is a weighted sum of what it was, permuted, without products of matrices.
 
     Attributes:
         mixed: Dict of tuples of axes to the block with the soft permutations of these axes alone.

@@ -1,9 +1,9 @@
 """Where a network can be repaired: the pre-activations of its units, and the weights that make them.
 
-A `Site` is one pre-activation: of a dense, convolution or einsum layer, of each gate of a recurrent cell, or the output of an
-embedding. It is proportional to its weights, so that scaling these scales it. A layer within another, such as the query of
-an attention layer or what a wrapper or a layer of your own holds, has its sites too. The inputs of a batch normalisation are
-a site whose statistics are kept by the layer itself.
+A `Site` is one pre-activation: of a dense, convolution or einsum layer, of each gate of a recurrent cell, or the output of
+an embedding. It is proportional to its weights, so that scaling these scales it. Layers within others, such as the query of
+an attention layer, or what a wrapper or a layer of your own holds, have their sites too. The inputs of a batch normalisation
+are a site whose statistics are kept by the layer itself.
 """
 
 import dataclasses
