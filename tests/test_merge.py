@@ -39,6 +39,9 @@ def test_soft_matching_averages_units_that_resemble_each_other():
     assert weights[2, 2] > 0.7 and weights[0, 0] > 0.4
     two = merging.SoftMatching(temperature=0.5, top_k=2).map_of(similarity)
     assert (np.count_nonzero(two, axis=1) == 2).all() and two[2, 2] > 0.8
+    near = np.array([[4.0, 3, 2, 1], [3, 4, 0, 0], [2, 0, 4, 0], [1, 0, 0, 4]])
+    three = merging.SoftMatching(temperature=1.0, top_k=3).map_of(near)[0]  # the matched unit, and the two most similar
+    assert three[0] > three[1] > three[2] > 0 == three[3] and three.sum() == pytest.approx(1)
     models = [randomized(mlp(), seed) for seed in range(2)]
     mixed = merging.merge_members(models, align="activations", data=rows(models[0]), soft=soft)
     assert not np.array_equal(mixed.get_weights()[0], merging.merge_members(models).get_weights()[0])
@@ -130,17 +133,16 @@ def text_transformer():
 def in_text_transformer(model, x):
     """The pre-activations of each layer, with the units last."""
 
-    def at(tensor):
-        return keras.Model(model.inputs, tensor).predict(x, verbose=0)
-
-    attention, own, einsum = (model.get_layer(name) for name in ("attention", "own", "einsum"))
+    names = ("table", "norm", "attention", "own", "einsum")
+    table, norm, attention, own, einsum = (model.get_layer(name) for name in names)
+    at = keras.Model(model.inputs, [table.output, norm.output, attention.output, own.input, own.output])(x)
+    embedded, y, attended, into, out = map(keras.ops.convert_to_numpy, at)
     queries, keys, values, _ = np.array_split(np.array(attention.get_weights(), dtype=object), 4)
-    y = at(model.get_layer("norm").output)
     found = [np.einsum("btc,chd->bthd", y, kernel.astype("float32")) + bias for kernel, bias in (queries, keys, values)]
     kernel, bias = einsum.get_weights()
-    found.append(np.einsum("btc,cde->bted", at(own.output), kernel) + bias)
+    found.append(np.einsum("btc,cde->bted", out, kernel) + bias)
     kernel, bias = own.get_weights()
-    return [at(model.get_layer("table").output), *found, at(attention.output), at(own.input) @ kernel + bias]
+    return [embedded, *found, attended, into @ kernel + bias]
 
 
 def reused():
@@ -159,7 +161,7 @@ def in_reused(model, x):
 def in_recurrent(model, x):
     """The gates at every step, from what the layer gave at the step before."""
     kernel, state_kernel, bias = model.layers[0].get_weights()
-    h = keras.Model(model.inputs, model.layers[0].output).predict(x, verbose=0)
+    h = keras.ops.convert_to_numpy(keras.Model(model.inputs, model.layers[0].output)(x))
     before = np.concatenate([np.zeros_like(h[:, :1]), h[:, :-1]], axis=1)
     return [x @ kernel + before @ state_kernel + bias]
 
@@ -211,6 +213,20 @@ def test_update_batch_norm_sets_the_statistics_of_the_data():
         assert_close(keras.ops.convert_to_numpy(layer.moving_mean), y.mean(axis=(0, 1, 2)), tolerance=1e-4)
         assert_close(keras.ops.convert_to_numpy(layer.moving_variance), y.var(axis=(0, 1, 2)), tolerance=1e-4)
     assert not np.allclose(norms[0].moving_mean, model.layers[2].moving_mean) and updated.trainable
+
+
+def test_models_that_are_merged_stay_as_they_are():
+    models = [randomized(cnn_with_batch_norm(), seed) for seed in range(2)]
+    before, x = [m.get_weights() for m in models], rows(models[0])
+    data = x, models[0].predict(x, verbose=0)
+    merged = merging.merge_members(models, align="activations", soft=merging.SoftMatching(0.3, top_k=2), repair=x)
+    merging.update_batch_norm(models[0], x)
+    merging.greedy_soup(models, data, "mse", "min")
+    merging.loss_barrier(*models, data, steps=3, loss="mse")
+    merging.PermutationSpec.from_model(models[0]).validate()
+    for model, weights in zip(models, before):
+        assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), weights, strict=True))
+        assert model.trainable and not any(a is b for a in merged.weights for b in model.weights)
 
 
 def test_barrier_is_zero_between_equal_members_and_high_between_permuted_ones():

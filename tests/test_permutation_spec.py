@@ -111,6 +111,14 @@ def test_heads_permute_and_channels_within_each_head():
     assert spec.validate() <= 1e-5
 
 
+def test_embeddings_and_layers_that_are_used_twice_are_one_group():
+    inputs, dense = keras.Input((5,), dtype="int32"), k.Dense(8, activation="relu")
+    x = k.LayerNormalization()(k.Embedding(7, 8)(inputs))
+    spec = PermutationSpec.from_model(keras.Model(inputs, k.Dense(2)(dense(dense(x)))))
+    assert groups_of(spec) == [(8, None)]  # what goes in must be in the places of what comes out
+    assert spec.validate() <= 1e-5
+
+
 def test_residual_stream_is_one_group():
     inputs = keras.Input((5,))
     x = k.Dense(8)(inputs)
