@@ -94,6 +94,13 @@ def inside_step(callback, model):
     return asks is not None and asks(model)
 
 
+def members_data(callbacks, model, x, y, sample_weight, batch_size):
+    """The dataset that a callback makes of the data that `fit` is given, or None."""
+    makers = (getattr(callback, "members_data", None) for callback in tree.flatten(callbacks))
+    found = (make(model, x, y, sample_weight, batch_size) for make in makers if make)
+    return next((data for data in found if data is not None), None)
+
+
 def _sees_batches(callback):
     if "epoch" in (getattr(callback, "save_freq", None), getattr(callback, "update_freq", None)):
         return False

@@ -17,6 +17,7 @@ from keras_multiweight.training.steps import (
     automatic_steps,
     first_batch,
     inside_step,
+    members_data,
     split,
 )
 from keras_multiweight.training.weights import StackedWeights
@@ -223,6 +224,9 @@ class MemberTrainer(keras.Model):
         self._check_compiled()
         callbacks = with_history(callbacks)
         self._take_inside(callbacks)
+        own_rows = members_data(callbacks, self, x, y, sample_weight, batch_size or 32)
+        if own_rows is not None:
+            x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
         data = (x, y, sample_weight)
         steps = self._steps(batch_size or 32, callbacks)
