@@ -155,6 +155,39 @@ def _current(scope, variable, old):
     return old if value is None else value
 
 
+class OwnState:
+    """What a model's training changes, held for it between the calls of its training function, as Keras's `fit` does.
+
+    Only JAX's functions have a state outside of the model, `(state, source) -> logs, state`.
+
+    Args:
+        model: A compiled model.
+    """
+
+    def __init__(self, model):
+        self._model, self._values = model, None
+
+    def run(self, function, source):
+        """The logs of a training function."""
+        if keras.backend.backend() != "jax":
+            return function(source)
+        values = self._values or tuple([v.value for v in group] for group in self._variables())
+        logs, self._values = function(values, source)
+        return logs
+
+    def settle(self):
+        """Give the model's variables the values that they have now."""
+        for group, values in zip(self._variables(), self._values or ()):
+            for variable, value in zip(group, values):
+                variable.assign(value)
+        self._values = None
+
+    def _variables(self):
+        model = self._model
+        groups = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+        return [*groups, model.metrics_variables]
+
+
 # ---- many steps in one program ----
 
 

@@ -235,6 +235,26 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
 
+    @property
+    def resting(self):
+        """Which members are not trained, because they were stopped or are sick, (N,) bools."""
+        return (ops.convert_to_numpy(self.active) == 0) | (self.quarantined > 0)
+
+    def beside(self, whole, members):
+        """This optimizer's variables beside those of an optimizer of more members, of whom this one has `members`.
+
+        Returns:
+            List of tuples: variables of `whole`, those of this optimizer in the same order, how many members the first
+            are of, and which of these the second are of.
+        """
+        found = [(super(MemberOptimizer, whole).variables, super().variables, len(whole.quarantined), members)]
+        for update in self._hidden.updates:
+            numbers = [int(members[i]) for i in update.members]
+            other = next(u for u in whole._hidden.updates if numbers[0] in u.members)
+            places = [other.members.index(number) for number in numbers]
+            found.append((other.variables, update.variables, len(other.members), places))
+        return found
+
     def member_state(self, i):
         """The variables of member `i`'s optimizer, in Keras's order: steps, averages, accumulators, its own."""
         update = next(u for u in self._hidden.updates if i in u.members)
