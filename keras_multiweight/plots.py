@@ -17,6 +17,15 @@ from keras_multiweight.bagging.oob import checked_targets
 from keras_multiweight.bagging.uncertainty import uncertainty
 from keras_multiweight.metrics import metric_function
 
+__all__ = [
+    "disagreement_matrix",
+    "learning_curves",
+    "prediction_map",
+    "predictions",
+    "reliability_diagram",
+    "score_by_members",
+]
+
 BAND = {"alpha": 0.25, "linewidth": 0}
 
 

@@ -57,12 +57,13 @@ class _MultiAttention(MultiLayer):
         )
 
 
-def _public(member_class):
-    doc = _MultiAttention.__doc__.replace("attention layers", f"`keras.layers.{member_class.__name__}` layers", 1)
-    body = {"member_class": member_class, "__doc__": doc, "__module__": __name__}
-    cls = type(f"Multi{member_class.__name__}", (_MultiAttention,), body)
+def _public(name):
+    """A public layer for one Keras class, by its name in `keras.layers`, which may differ from that of the class."""
+    doc = _MultiAttention.__doc__.replace("attention layers", f"`keras.layers.{name}` layers", 1)
+    body = {"member_class": getattr(keras.layers, name), "__doc__": doc, "__module__": __name__}
+    cls = type(f"Multi{name}", (_MultiAttention,), body)
     return keras.saving.register_keras_serializable(PACKAGE)(cls)
 
 
-MultiMultiHeadAttention = _public(keras.layers.MultiHeadAttention)
-MultiGroupQueryAttention = _public(keras.layers.GroupQueryAttention)
+MultiMultiHeadAttention = _public("MultiHeadAttention")
+MultiGroupQueryAttention = _public("GroupQueryAttention")
