@@ -156,10 +156,9 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         alive = ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
         finite = _all_finite(gradients)
         gradients, due = self._accumulated(self._unscaled(gradients))
-        gradients = hidden.clipping(gradients)
         rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
         for update in hidden.updates:
-            update.apply(gradients, rates, keep)
+            update.apply(hidden.clipping(gradients, update.members), rates, keep)
         self._average(ops.logical_and(alive, finite))
         self._constrain(gradients, ops.logical_and(alive, finite))
         self._note(alive, finite)
@@ -330,7 +329,8 @@ def _refuse(optimizers):
 def _kind(optimizer):
     """What optimizers that are updated as one must have in common."""
     config = {key: value for key, value in optimizer.get_config().items() if key not in MAY_DIFFER}
-    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None
+    is_dense = bool(optimizer.global_clipnorm)  # on TensorFlow it makes sparse gradients dense, which then count otherwise
+    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None, is_dense
 
 
 def _schedule(optimizer):

@@ -89,7 +89,7 @@ def _last(feed, block):
 
 def automatic_steps(model, batch_size, callbacks):
     """K such that a program does enough work to hide the cost of calling it; 1 where a callback must see every batch."""
-    if any(_sees_batches(c) and not inside_step(c, model) for c in callbacks):
+    if any(_sees_batches(c) and not inside_step(c, model) for c in tree.flatten(callbacks or [])):
         return 1
     work = 6 * batch_size * sum(math.prod(v.shape) for v in model.trainable_variables)
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))

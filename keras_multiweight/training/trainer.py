@@ -138,6 +138,18 @@ class MemberTrainer(keras.Model):
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
 
+    def stateless_step(self, data):
+        """What `train_step` does, with all that it leaves behind in variables; for torch, where Keras's leaves gradients."""
+        data = self._compiled.columns(data) if self._compiled.columns else data
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=True)
+        losses = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+        gradients = lowerings.gradients(self.optimizer.scale_loss(losses), self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        for callback in self._compiled.inside:
+            callback.after_step(self.optimizer.iterations)
+
     def read_columns(self, columns):
         """Have `columns(data)` take the part of this model's members out of each batch of a training step."""
         self._compiled.columns = columns
