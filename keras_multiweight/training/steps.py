@@ -4,6 +4,7 @@
 would the data. A block is one call of a program that takes the rows from the data, held on the device, B at a time.
 """
 
+import copy
 import math
 
 import keras
@@ -35,7 +36,13 @@ class Feed:
         self.rows = np.arange(self.num_rows, dtype="int32")
         self.block = self.steps * batch_size
         self._arrays = tree.map_structure(_on_device, _without_trailing_none(data))
-        self._run = model.step_program(kind)
+        self._run, self._kind = model.step_program(kind), kind
+
+    def of(self, model):
+        """The feed of the same data to another model."""
+        other = copy.copy(self)
+        other._run = model.step_program(self._kind)
+        return other
 
     def __call__(self, *args):
         """`(source)`, or on JAX `(state, source)`, as Keras calls its training functions; returns as they do."""
@@ -86,6 +93,11 @@ def automatic_steps(model, batch_size, callbacks):
         return 1
     work = 6 * batch_size * sum(math.prod(v.shape) for v in model.trainable_variables)
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
+
+
+def needs_every_step(callbacks, model):
+    """Whether a callback sees, or is part of, every training step."""
+    return any(_sees_batches(c) or inside_step(c, model) for c in callbacks)
 
 
 def inside_step(callback, model):
