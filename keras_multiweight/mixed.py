@@ -48,13 +48,13 @@ class MixedMultiModel(MultiModel):
     def template(self):
         raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template().")
 
-    def plan(self):
-        rows = [
+    def plan(self, rows=None):
+        found = [
             {**row, "layer": f"{group.name}/{row['layer']}", "name": f"{group.name}/{row['name']}"}
             for group in self.groups
-            for row in group.plan()
+            for row in group.plan(rows)
         ]
-        return Plan(rows, self.num_members, sum(group.plan().saved_bytes for group in self.groups))
+        return Plan(found, self.num_members, sum(group.plan().saved_bytes for group in self.groups))
 
     def member(self, i):
         group, j = self._place(i)

@@ -75,10 +75,16 @@ class MultiModel(MemberTrainer):
     def member_inputs(self):
         return list(self._hidden.settings["member_inputs"] or [False] * len(self.inputs))
 
-    def plan(self):
-        """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
+    def plan(self, rows=None):
+        """Which rule each layer got and which lowering it takes, as a `Plan`: a list of rows, and a table when printed.
+
+        Args:
+            rows: int. For batches of so many rows; left out, for those of a program that serves any number.
+        """
         saved = (self.num_members - 1) * sum(map(_bytes, self.shared_layers()))
-        return Plan(self._hidden.settings["plan"], self.num_members, saved)
+        layers = {layer.name: layer for layer in self.layers}
+        found = [{**row, "lowering": _lowering(layers.get(row["name"]), rows)} for row in self._hidden.settings["plan"]]
+        return Plan(found, self.num_members, saved)
 
     # ---- members ----
 
@@ -169,6 +175,13 @@ class MultiModel(MemberTrainer):
                 "Members are trained each with layers of its own, but for frozen ones. Received: layers that all members "
                 f"share, {', '.join(coupled)}. Pack with share='frozen' or share=None, or freeze them before packing."
             )
+
+    def take_lowerings(self, other):
+        """Force each layer to the lowering that the layer of its name in another packed model is forced to."""
+        layers = {layer.name: layer for layer in other.layers if isinstance(layer, MultiLayer)}
+        for layer in self.layers:
+            if layer.name in layers and type(layer) is type(layers[layer.name]):
+                layer.lowering = layers[layer.name].lowering
 
     # ---- predict ----
 
@@ -274,6 +287,12 @@ def _set_member_value(layer, index, i, value):
             "A weight that all members share cannot be set for one of them. Received: another value for layer "
             f"'{layer.name}' of member {i}. Pack with share=None."
         )
+
+
+def _lowering(layer, rows):
+    """How a plan calls the lowering that a layer takes."""
+    name = layer.lowering_for_rows(rows) if isinstance(layer, MultiLayer) else None
+    return f"{name}{'!' * (name == layer.lowering)}" if name else ""
 
 
 def _bytes(layer):

@@ -1,15 +1,16 @@
-"""Which rule each layer of a packed model got."""
+"""Which rule and lowering each layer of a packed model got."""
 
 import io
 
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("layer", "class", "rule", "packed")
+COLUMNS = ("layer", "class", "rule", "packed", "lowering")
 
 
 class Plan(list):
-    """The plan of a packed model: a list of rows `{"layer", "class", "rule", "packed", "name"}`, printed as a table.
+    """The plan of a packed model: a list of rows `{"layer", "class", "rule", "packed", "name", "lowering"}`, printed as a
+    table. The lowering is empty where a layer has one way to compute; `name!` is one that the layer was told to take.
 
     Attributes:
         num_members: N.

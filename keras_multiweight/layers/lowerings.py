@@ -67,6 +67,12 @@ def on_cpu():
 
 
 @functools.cache
+def device_kind():
+    """What the table of costs calls the device that the backend computes on."""
+    return "cpu" if on_cpu() else "gpu"
+
+
+@functools.cache
 def _is_jax_on_cpu():
     return keras.backend.backend() == "jax" and on_cpu()
 
