@@ -70,6 +70,9 @@ class MixedMultiModel(MultiModel):
     def weight_places(self):
         raise ValueError("Members of several architectures have no places in common. Ask multi.groups[k].weight_places().")
 
+    def graph_of(self, num_members):
+        raise ValueError("Members of several architectures have several graphs. Ask multi.groups[k].graph_of(...).")
+
     def compile(self, *args, **kwargs):
         raise ValueError(
             "A model of several architectures is trained group by group: multi.groups[k].compile(...), then fit(...). "

@@ -14,9 +14,10 @@ from keras_multiweight.layers.aggregate import EnsembleAverage
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
-from keras_multiweight.prediction.batches import are_arrays, check_batch_size, default_batch_size
-from keras_multiweight.prediction.lowerings import batch_numbers
+from keras_multiweight.prediction.batches import are_arrays, check_at_least_one
+from keras_multiweight.prediction.chunks import graph_of
 from keras_multiweight.prediction.predictor import Predictor
+from keras_multiweight.prediction.sizes import Sizes
 from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
 
@@ -176,6 +177,14 @@ class MultiModel(MemberTrainer):
                 f"share, {', '.join(coupled)}. Pack with share='frozen' or share=None, or freeze them before packing."
             )
 
+    @deep_graphs()
+    def graph_of(self, num_members):
+        """This model's graph for another number of members, as a Keras model with weights of its own."""
+        graph = keras.Model(self.input, self.output, name=self.name)
+        own = [x.name for x, flag in zip(self.inputs, self.member_inputs) if flag]
+        shared = [row["name"] for row in self._hidden.settings["plan"] if row["rule"] == "shared"]
+        return graph_of(graph, own, shared, self.num_members, num_members)
+
     def take_lowerings(self, other):
         """Force each layer to the lowering that the layer of its name in another packed model is forced to."""
         layers = {layer.name: layer for layer in other.layers if isinstance(layer, MultiLayer)}
@@ -198,7 +207,7 @@ class MultiModel(MemberTrainer):
             batch_size: int. Left out, `default_batch_size()`.
             verbose, steps, callbacks: As for `keras.Model.predict`.
         """
-        check_batch_size(batch_size)
+        check_at_least_one(batch_size=batch_size)
         plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
         if plain and are_arrays(x) and keras.distribution.distribution() is None:
             return self._own_predictor().run(x, batch_size)
@@ -233,7 +242,7 @@ class MultiModel(MemberTrainer):
 
         As many as keep what a layer gives for all members within the caches of a CPU, or a part of the memory of a GPU.
         """
-        return default_batch_size(self, batch_numbers())
+        return Sizes(self).rows()
 
     # ---- out of bag ----
 
