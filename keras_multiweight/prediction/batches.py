@@ -8,14 +8,6 @@ from keras import ops, tree
 EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
 
 
-def are_arrays(x):
-    """Whether something is arrays or tensors of equally many rows, in a structure, and no data set or generator."""
-    leaves = tree.flatten(x)
-    if not leaves or not all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves):
-        return False
-    return len({a.shape[0] if len(a.shape) else None for a in leaves} - {None}) == 1
-
-
 def check_at_least_one(**numbers):
     """Raise where a number that is given is below 1."""
     for name, number in numbers.items():

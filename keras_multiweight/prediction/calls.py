@@ -39,9 +39,9 @@ class ChunkedCall:
     """The same for a packed model, its members computed in chunks one after another, in a loop inside of the program.
 
     Args:
-        model: A `MultiModel`.
+        model: A `MultiModel`, or an `EnsembleModel` that reduces the answers of one.
         form: As for `ModelCall`.
-        chunks: Its `Chunks`.
+        chunks: The `Chunks` of the `MultiModel`.
     """
 
     def __init__(self, model, form, chunks):
@@ -55,16 +55,21 @@ class ChunkedCall:
         return self._call.structure
 
     def __call__(self, tensors):
-        values = [v.value for v in self.model.variables]
+        values = [v.value for v in self.chunks.variables]
 
         starts = ops.convert_to_tensor(self.chunks.starts, "int32")
-        return list(map(self.chunks.join, ops.map(lambda start: self._from(tensors, values, start), starts)))
+        parts = ops.map(lambda start: self._from(tensors, values, start), starts)
+        return self.model.reduced(list(map(self.chunks.join, parts)))
 
     def eagerly(self, tensors):
         """The same, not within a program."""
-        values = [v.value for v in self.model.variables]
+        values = [v.value for v in self.chunks.variables]
         parts = [self._from(tensors, values, start) for start in self.chunks.starts]
-        return list(map(self.chunks.join_list, zip(*parts)))
+        return self.joined(parts)
+
+    def joined(self, parts):
+        """The outputs, from a list of the outputs of each chunk."""
+        return self.model.reduced(list(map(self.chunks.join_list, zip(*parts))))
 
     def _from(self, tensors, values, start):
         return self.part(self.chunks.inputs(tensors, start), self.chunks.weights(values, start))

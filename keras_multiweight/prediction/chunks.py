@@ -20,6 +20,7 @@ class Chunks:
 
     Attributes:
         model: The graph of c members, a Keras model. Its own weight values mean nothing.
+        variables: Those of the packed model.
         starts: The first member of each chunk.
 
     Raises:
@@ -31,6 +32,7 @@ class Chunks:
         self.size = size
         self.starts = [min(k * size, self.num_members - size) for k in range(math.ceil(self.num_members / size))]
         self._twice = len(self.starts) * size - self.num_members  # how many members the last two chunks share
+        self.variables = model.variables
         self.model = model.graph_of(size)
         self._rows = [self._rows_a_member(*pair) for pair in zip(model.variables, self.model.variables, strict=True)]
         self._own_inputs = all(model.member_inputs)
@@ -63,7 +65,9 @@ class Chunks:
         rows, chunks, size, *rest = ops.shape(outputs)
         outputs = ops.reshape(outputs, (rows, chunks * size, *rest))
         last = self.starts[-1]
-        return outputs if self._twice == 0 else ops.concatenate([outputs[:, :last], outputs[:, last + self._twice :]], axis=1)
+        return (
+            outputs if self._twice == 0 else ops.concatenate([outputs[:, :last], outputs[:, last + self._twice :]], axis=1)
+        )
 
     def join_list(self, parts):
         """The same of a list of (B, c, ...)"""

@@ -23,12 +23,14 @@ class Way(NamedTuple):
     Attributes:
         name: What `repr` calls it.
         fixed_rows: Whether a program serves one number of rows only.
+        compiles: Whether a compiler beside the backend's own operations is at work.
         build: `build(call, arrays) -> run`: from a `ModelCall` or `ChunkedCall` and example arrays a function from a list of
             such arrays to the list of output tensors. Thread-safe once it has run.
     """
 
     name: str
     fixed_rows: bool
+    compiles: bool
     build: Callable
 
 
@@ -49,6 +51,11 @@ def _convolves(model):
     """Whether there are convolutions in a model: on CPUs XLA's are no faster than TensorFlow's own, grouped ones slower."""
     layers = [layer.template() if isinstance(layer, MultiLayer) else layer for layer in all_layers(model)]
     return any("Conv" in type(inner).__name__ for layer in layers for inner in all_layers(layer))
+
+
+def worth_trying():
+    """The values of `jit_compile` that `tune` tries: `torch.compile` takes long, and must be asked for."""
+    return {"tensorflow": (True, False), "jax": (True,), "torch": (False,)}[keras.backend.backend()]
 
 
 def patience():
@@ -171,9 +178,10 @@ def _torch(call, arrays, inductor):
         return [torch.as_tensor(a if a.flags.writeable else a.copy(), device=device) for a in arrays]
 
     def pieces(arrays):
-        values, tensors = pure.values(), on_device(arrays)
+        tensors = on_device(arrays)
         if chunks is None:
-            return [(values, tensors)]
+            return [(pure.values(), tensors)]
+        values = [v.value for v in chunks.variables]
         return [(chunks.weights(values, start), chunks.inputs(tensors, start)) for start in chunks.starts]
 
     flat = pure if chunks is None else lambda values, tensors: call.part(tensors, values)
@@ -183,7 +191,7 @@ def _torch(call, arrays, inductor):
     def run(arrays):
         with torch.inference_mode():
             results = [function(*values, *tensors) for values, tensors in pieces(arrays)]
-            return pure.assign(results[0]) if chunks is None else list(map(chunks.join_list, zip(*results)))
+            return pure.assign(results[0]) if chunks is None else call.joined(results)
 
     return run
 
@@ -196,12 +204,12 @@ def _traced(flat, values, tensors, inductor):
     return torch.compile(traced, dynamic=False) if inductor else traced.forward
 
 
-_EAGER = Way("eager", False, _eager)
-_GRAPH = Way("graph", False, functools.partial(_tensorflow, xla=False))
-_XLA = Way("XLA", True, functools.partial(_tensorflow, xla=True))
-_JIT = Way("jit", True, _jax)
-_TRACED = Way("traced", True, functools.partial(_torch, inductor=False))
-_INDUCTOR = Way("torch.compile", True, functools.partial(_torch, inductor=True))
+_EAGER = Way("eager", False, False, _eager)
+_GRAPH = Way("graph", False, False, functools.partial(_tensorflow, xla=False))
+_XLA = Way("XLA", True, True, functools.partial(_tensorflow, xla=True))
+_JIT = Way("jit", True, True, _jax)
+_TRACED = Way("traced", True, False, functools.partial(_torch, inductor=False))
+_INDUCTOR = Way("torch.compile", True, True, functools.partial(_torch, inductor=True))
 
 _WAYS = {  # by whether to compile
     "tensorflow": {True: (_XLA, _GRAPH), False: (_GRAPH,)},

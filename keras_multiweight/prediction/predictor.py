@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras import ops, tree
@@ -18,12 +19,13 @@ from keras_multiweight.prediction.batches import (
 from keras_multiweight.prediction.calls import ChunkedCall, ModelCall
 from keras_multiweight.prediction.chunks import Chunks
 from keras_multiweight.prediction.sizes import Sizes, memory_limit_in_bytes
+from keras_multiweight.prediction.tuned import nearest
 
 
 class Program(NamedTuple):
     """What runs a model: a function from a list of arrays to a list of tensors, and the call that it came from."""
 
-    run: callable
+    run: Callable
     call: object
 
 
@@ -54,6 +56,8 @@ class Predictor:
             effect on models that are no `MultiModel`, or whose graph cannot be cut, as `repr` says.
         memory_limit: int, bytes that may be held for a batch beside the weights and all answers; by default half of what is
             free. It is met by smaller batches and chunks, as far as a rough estimate tells (`MultiModel.estimate`).
+        most_rows: int. How many rows a batch has at most, where `batch_size` is left out.
+        tuned: List of what `MultiModel.tune` found: followed for about as many rows as it was found for.
 
     Example:
 
@@ -63,15 +67,25 @@ class Predictor:
     ```
     """
 
-    def __init__(self, model, batch_size=None, jit_compile="auto", patient=False, member_chunk=None, memory_limit=None):
-        check_at_least_one(batch_size=batch_size, member_chunk=member_chunk)
+    def __init__(
+        self,
+        model,
+        batch_size=None,
+        jit_compile="auto",
+        patient=False,
+        member_chunk=None,
+        memory_limit=None,
+        most_rows=None,
+        tuned=(),
+    ):
+        check_at_least_one(batch_size=batch_size, member_chunk=member_chunk, most_rows=most_rows)
         self.model = model
         self.batch_size = batch_size
         self.jit_compile = jit_compile
         self.member_chunk = member_chunk
         self.memory_limit = memory_limit_in_bytes(memory_limit)
         self._sizes = Sizes(model)
-        self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk)
+        self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
         self._failed = {}  # the name of what was tried -> error
@@ -80,6 +94,8 @@ class Predictor:
         self._at_once = {}  # (form of the inputs, rows, limit) -> the Program that serves them in one call
         self._rows_meet = {}  # form of the inputs -> whether a row's answer depends on other rows
         self._lock = threading.RLock()  # while a program is made
+        options = {"batch_size": batch_size, "patient": patient, "memory_limit": memory_limit}
+        self._tuned = [(entry, Predictor(model, **entry.options(), **options)) for entry in tuned]
 
     def __call__(self, x):
         """The model's outputs for an array, or a structure of arrays, `(B, ...)`, as the model takes them.
@@ -93,10 +109,22 @@ class Predictor:
     def run(self, x, limit=None):
         """The same, in batches of at most `limit` rows; None leaves the choice to the predictor."""
         arrays = Arrays(x)
+        if self._tuned and (entry := nearest([entry for entry, _ in self._tuned], arrays.rows)):
+            return next(ask for own, ask in self._tuned if own is entry).run(x, limit)
         program = self._at_once.get((arrays.form, arrays.rows, limit))
         if program is None:
             return self._in_batches(arrays, limit)
         return _nested(program.call.structure, list(map(ops.convert_to_numpy, program.run(arrays.flat))))
+
+    @property
+    def compiles(self):
+        """Whether programs are compiled: by XLA on TensorFlow, `jax.jit` on JAX, `torch.compile` on torch."""
+        return self._ways[0].compiles
+
+    @property
+    def failed(self):
+        """What failed, and something else took its place: a dict of errors."""
+        return dict(self._failed)
 
     @property
     def num_programs(self):
@@ -110,6 +138,8 @@ class Predictor:
 
     def estimate(self, rows):
         """What predicting so many rows takes, as an `Estimate`."""
+        if entry := nearest([entry for entry, _ in self._tuned], rows):
+            return next(ask for own, ask in self._tuned if own is entry).estimate(rows)
         size = self.batch_size or min(batch_size_for(rows, self._limit, ()), self._limit)
         return self._sizes.estimate(rows, size, self._members(size))
 
@@ -118,7 +148,7 @@ class Predictor:
     def _in_batches(self, arrays, limit):
         """Cut the rows, and find out how the next call with as many can be served at once."""
         most = limit or self._limit
-        self._patience -= math.ceil(arrays.rows / most)
+        self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(self._members(min(arrays.rows, most)))
         way = self._ways[0 if self._patience <= 0 else -1]
         size, fill = self._cut(way, arrays, most)
         answers = Answers(arrays.rows)
@@ -200,7 +230,7 @@ class Predictor:
         if members == self._sizes.num_members:
             return ModelCall(self.model, arrays.form)
         if members not in self._chunks:
-            self._chunks[members] = Chunks(self.model, members)
+            self._chunks[members] = Chunks(self.model.packed(), members)
         return ChunkedCall(self.model, arrays.form, self._chunks[members])
 
     def _remember(self, failed, members):
@@ -213,7 +243,7 @@ class Predictor:
         if chunked:
             self._failed["chunks of members"] = chunked[0]
             self._sizes = Sizes(self.model, chunks=False)
-            self._limit = self.batch_size or self._sizes.rows(self.memory_limit)
+            self._limit = self.batch_size or min(self._limit, self._sizes.rows(self.memory_limit))
 
 
 def _key(way, arrays, batch, members):

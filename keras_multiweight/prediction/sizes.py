@@ -71,7 +71,7 @@ class Sizes:
     """
 
     def __init__(self, model, chunks=True):
-        self.num_members = model.num_members if chunks and hasattr(model, "graph_of") else 1
+        self.num_members = model.packed().num_members if chunks and hasattr(model, "packed") else 1
         self._bytes = _itemsize(model.compute_dtype)
         self._widest = max(_widest(model), 1)
         self._border = sum(map(_size_a_row, tree.flatten(model.outputs)))
@@ -86,9 +86,13 @@ class Sizes:
             count = math.ceil(count / 2)
         return count if member_chunk else _evenly(self.num_members, count)
 
-    def rows(self, memory_limit=None, member_chunk=None):
-        """How many rows are computed at once at most: a power of two up to 8192."""
-        rows = self._cached_rows()
+    def chunks(self, members):
+        """How many chunks so many members are."""
+        return math.ceil(self.num_members / members)
+
+    def rows(self, memory_limit=None, member_chunk=None, most_rows=None):
+        """How many rows are computed at once at most: `most_rows`, or a power of two up to 8192."""
+        rows = most_rows or self._cached_rows()
         while rows > 1 and memory_limit is not None and self.activations(rows, member_chunk or 1) > memory_limit:
             rows //= 2
         return rows
