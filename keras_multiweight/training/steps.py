@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 
 WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
@@ -119,12 +120,6 @@ def _sees_batches(callback):
     hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
     base = keras.callbacks.Callback
     return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
-
-
-def are_arrays(data):
-    """Whether all leaves of a structure are arrays or tensors that rows can be taken from."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
-    return bool(leaves) and all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves)
 
 
 def first_batch(x, y, sample_weight):

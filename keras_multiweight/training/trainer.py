@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
@@ -14,7 +15,6 @@ from keras_multiweight.training.scores import MemberLosses, MemberMetrics, score
 from keras_multiweight.training.steps import (
     Feed,
     StepCallbacks,
-    are_arrays,
     automatic_steps,
     first_batch,
     inside_step,
