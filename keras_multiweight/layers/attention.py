@@ -135,12 +135,12 @@ class _MultiHeads(_MultiAttention):
         return ops.einsum("bhts,bshd->bthd", scores, value)
 
 
-def _public(base, member_class):
-    doc = base.__doc__.replace("attention layers", f"`keras.layers.{member_class.__name__}` layers", 1)
-    body = {"member_class": member_class, "__doc__": doc, "__module__": __name__}
-    cls = type(f"Multi{member_class.__name__}", (base,), body)
-    return keras.saving.register_keras_serializable(PACKAGE)(cls)
+def _public(base, name):
+    """A public layer for one Keras class, by its name in `keras.layers`, which may differ from that of the class."""
+    doc = base.__doc__.replace("attention layers", f"`keras.layers.{name}` layers", 1)
+    body = {"member_class": getattr(keras.layers, name), "__doc__": doc, "__module__": __name__}
+    return keras.saving.register_keras_serializable(PACKAGE)(type(f"Multi{name}", (base,), body))
 
 
-MultiMultiHeadAttention = _public(_MultiHeads, keras.layers.MultiHeadAttention)
-MultiGroupQueryAttention = _public(_MultiAttention, keras.layers.GroupQueryAttention)
+MultiMultiHeadAttention = _public(_MultiHeads, "MultiHeadAttention")
+MultiGroupQueryAttention = _public(_MultiAttention, "GroupQueryAttention")

@@ -4,7 +4,7 @@ from keras import layers as k
 
 from keras_multiweight import layers as multi
 from keras_multiweight.packing import kinds, wrappers
-from keras_multiweight.registry import register_operation_rule, register_rule
+from keras_multiweight.registry import PACKING, register_rule
 
 LAYERS = {
     kinds.elementwise: [k.ELU, k.Identity, k.LeakyReLU, k.ReLU],
@@ -178,8 +178,8 @@ def register_all():
         for cls in classes:
             register_rule(cls, rule)
     for name in ELEMENTWISE_OPERATIONS:
-        register_operation_rule(name, kinds.aligned_operation)
-    register_operation_rule("Roll", kinds.rolled_operation)
+        PACKING.register_operation(name, kinds.aligned_operation)
+    PACKING.register_operation("Roll", kinds.rolled_operation)
 
 
 register_all()
