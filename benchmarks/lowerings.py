@@ -105,18 +105,27 @@ def main():
     parser.add_argument("--kinds", nargs="+", help="only these kinds of work, by how they begin")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    device = f"{keras.backend.backend()}, {device_kind()}"
-    table = json.loads(TABLE.read_text())
-    kept = [row for row in table.get(device, {}).get("rows", []) if not wanted(row["kind"], options.kinds)]
-    rows = []
+    for row in measured(options):
+        show(row)
+        if options.write:
+            write(row, options.repeats)
+
+
+def measured(options):
     for layer, shape in cases():
         if wanted(layer.work(shape)["kind"], options.kinds) and fits(layer, shape):
             keras.utils.clear_session()
-            rows.append(measure(layer, shape, options.repeats))
-            show(rows[-1])
-    if options.write:
-        table[device] = {"measured": header("several", options.repeats), "rows": kept + rows}
-        TABLE.write_text(as_json(table))
+            yield measure(layer, shape, options.repeats)
+
+
+def write(row, repeats):
+    """Put a line into the table, in the place of an earlier one of the same work: a run cut short leaves the rest."""
+    table = json.loads(TABLE.read_text())
+    entry = table.setdefault(f"{keras.backend.backend()}, {device_kind()}", {"rows": []})
+    entry["measured"] = header("several", repeats)
+    same = [other for other in entry["rows"] if {**other, "ms": 0} == {**row, "ms": 0}]
+    entry["rows"] = [*(other for other in entry["rows"] if other not in same), row]
+    TABLE.write_text(as_json(table))
 
 
 def wanted(kind, kinds):
