@@ -158,41 +158,47 @@ def _current(scope, variable, old):
 # ---- many steps in one program ----
 
 
-def step_program(model, kind, xla):
+def step_program(model, kind, xla, finish=None):
     """A function that runs `model.train_step` or `model.test_step` on many minibatches without leaving the device.
 
     Args:
         model: A compiled `MemberTrainer`.
         kind: "train" or "test".
         xla: bool, for TensorFlow: compile with XLA.
+        finish: Function `finish(batch, numpy)` of each minibatch, or None.
 
     Returns:
-        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` numbers of
-        rows, of which the first `count` minibatches are run. Only JAX has a state outside of the model.
+        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` or
+        `(K, B, N)` numbers of rows, of which the first `count` minibatches are run. Only JAX has a state outside of the
+        model.
     """
-    return {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}[keras.backend.backend()](
-        model, kind, xla
-    )
+    train = model.train_step if kind == "train" else model.test_step
+
+    def step(*args):
+        *state, batch = args
+        return train(*state, finish(batch, ops) if finish else batch)
+
+    programs = {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}
+    return programs[keras.backend.backend()](model, step, kind, xla)
 
 
-def _tensorflow_program(model, kind, xla):
+def _tensorflow_program(model, step, kind, xla):
     """One step is traced by itself, outside of XLA's context: TensorFlow compiles gradients through a
     `tf.vectorized_map` that was traced inside of it anew at every call.
     """
     import tensorflow as tf
 
-    step = model.train_step if kind == "train" else model.test_step
     steps = {}
 
     def kind_of(arrays, rows):
-        return rows.shape[1], *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
+        return tuple(rows.shape[1:]), *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
 
     def trace(arrays, rows):
         def take(arrays, numbers):
             step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
         specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
-        numbers = tf.TensorSpec((rows.shape[1],), rows.dtype)
+        numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
         return tf.function(take, autograph=False).get_concrete_function(specs, numbers)
 
     @tf.function(jit_compile=xla, autograph=False)
@@ -215,10 +221,8 @@ def _tensorflow_program(model, kind, xla):
     return program
 
 
-def _jax_program(model, kind, xla):
+def _jax_program(model, step, kind, xla):
     import jax
-
-    step = model.train_step if kind == "train" else model.test_step
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state, arrays, rows, count):
@@ -234,10 +238,8 @@ def _jax_program(model, kind, xla):
     return run
 
 
-def _torch_program(model, kind, xla):
+def _torch_program(model, step, kind, xla):
     import torch
-
-    step = model.train_step if kind == "train" else model.test_step
 
     def run(state, arrays, rows, count):
         rows = torch.as_tensor(rows)
@@ -276,4 +278,4 @@ def fed_rows(rows, block, shuffle=False):
 def next_rows(source):
     """The numbers of rows that Keras's data pipeline gives next, from what it hands to a training function."""
     rows = source[0] if isinstance(source, list) else next(source)
-    return ops.convert_to_numpy(rows[0] if isinstance(rows, tuple) else rows)
+    return ops.convert_to_numpy(rows[0] if isinstance(rows, (tuple, list)) else rows)
