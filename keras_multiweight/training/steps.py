@@ -4,12 +4,14 @@
 would the data. A block is one call of a program that takes the rows from the data, held on the device, B at a time.
 """
 
+import copy
 import math
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 
 WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
@@ -36,7 +38,14 @@ class Feed:
         self.rows = np.arange(self.num_rows, dtype="int32")
         self.block = self.steps * batch_size
         self._arrays = tree.map_structure(_on_device, _without_trailing_none(data))
-        self._run = model.step_program(kind, finish)
+        self._program = {"kind": kind, "finish": finish}
+        self._run = model.step_program(**self._program)
+
+    def of(self, model):
+        """The feed of the same data to another model."""
+        other = copy.copy(self)
+        other._run = model.step_program(**self._program)
+        return other
 
     def fit_arguments(self, shuffle):
         """What Keras's `fit` is given in the place of the data."""
@@ -150,10 +159,22 @@ def automatic_steps(model, batch_size, callbacks):
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
 
 
+def needs_every_step(callbacks, model):
+    """Whether a callback sees, or is part of, every training step."""
+    return any(_sees_batches(c) or inside_step(c, model) for c in callbacks)
+
+
 def inside_step(callback, model):
     """Whether a callback computes in the compiled training step of a model, and need not see its batches."""
     asks = getattr(callback, "is_inside_step", None)
     return asks is not None and asks(model)
+
+
+def members_data(callbacks, model, x, y, sample_weight, batch_size):
+    """The dataset that a callback makes of the data that `fit` is given, or None."""
+    makers = (getattr(callback, "members_data", None) for callback in tree.flatten(callbacks))
+    found = (make(model, x, y, sample_weight, batch_size) for make in makers if make)
+    return next((data for data in found if data is not None), None)
 
 
 def _sees_batches(callback):
@@ -169,12 +190,6 @@ def can_be_fed(data, validation_data):
     if isinstance(data[0], RowDataset):
         return data[1] is None and data[2] is None and (validation_data is None or are_arrays(validation_data))
     return are_arrays((data, validation_data))
-
-
-def are_arrays(data):
-    """Whether all leaves of a structure are arrays or tensors that rows can be taken from."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
-    return bool(leaves) and all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves)
 
 
 def first_batch(x, y, sample_weight):
