@@ -27,7 +27,7 @@ class SplitDataset(MemberRows):
     multi = kmw.replicate(build, 4, member_inputs=True)
     multi.compile("sgd", "sparse_categorical_crossentropy", member_targets=True)  # labels are (B, N)
     averaging = merging.PeriodicModelAveraging(1, unit="epoch")
-    multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, shuffle=False, callbacks=[averaging])
+    multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, callbacks=[averaging])
     merged = merging.uniform_soup(multi)
     ```
     """
