@@ -210,7 +210,7 @@ def many(rate=0.1, epochs=60):
 
 
 def timing(counts=(2, 4, 8, 12, 16)):
-    """Seconds of the processor to match N members of 64-512-512-512-10 with random weights: other programs slow these less."""
+    """Seconds of the processor, which other programs slow less, to match N members of random weights."""
     columns = [*merging.METHODS, "rounds of mergemany", "seconds a round"]
     header("Seconds of the processor to match N members of 64-512-512-512-10", "N", *columns)
     times = []
