@@ -45,7 +45,7 @@ def variants(models, multi, x, names, compiled):
     start = time.perf_counter()
     expected = ask(x)
     first = time.perf_counter() - start
-    calls = {"predictor": ask, "predict": lambda x: multi.predict(x, batch_size=len(expected))}
+    calls = {"predictor": ask, "predict": multi.predict}
     calls |= {name: peer for name, peer in ((name, running(PEERS[name], models, x)) for name in names) if peer}
     if BACKEND == "torch" and compiled:
         calls["torch.compile"] = multi.predictor(jit_compile=True)
@@ -83,10 +83,10 @@ def line(models, multi, rows, options, flops=None, widest=0):
 def lines(options):
     """Pairs of a name and the cells of a line."""
     sizes = WHOLE if options.whole else QUICK
-    for num_members in sizes["members"] if "MLP" in options.models else ():
-        for width in sizes["widths"]:
+    for num_members in options.members or sizes["members"] if "MLP" in options.models else ():
+        for width in options.widths or sizes["widths"]:
             models, multi = members(lambda width=width: mlp(width), num_members)
-            for rows in sizes["rows"]:
+            for rows in options.rows or sizes["rows"]:
                 name = f"MLP, N={num_members:,}, width {width}, {rows:,} rows"
                 yield name, line(models, multi, rows, options, mlp_flops(width), width)
     for name in [name for name in MODELS if name in options.models]:
@@ -107,6 +107,8 @@ def members(build, num_members):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--whole", action="store_true", help="all sizes of the MLP")
+    for name, what in (("members", "N"), ("widths", "units of a layer"), ("rows", "rows")):
+        parser.add_argument(f"--{name}", type=int, nargs="+", help=f"{what} of the MLPs, in place of those of the table")
     parser.add_argument(
         "--models", nargs="+", choices=["MLP", *MODELS], default=["MLP", "digits CNN", "LSTM", "Transformer"]
     )

@@ -72,6 +72,17 @@ def test_members_that_are_averaged_spread_over_devices():
 
 
 @pytest.mark.slow
+def test_pictures_are_small_and_come_out_equal_from_equal_seeds(tmp_path):
+    pytest.importorskip("tensorboard")
+    sizes = {"num_members": 3, "epochs": 1}
+    paths = run("ensemble_pictures", folder=tmp_path / "a", log_dir=tmp_path / "logs", **sizes)
+    assert len(paths) == 6 and all(path.stat().st_size < 60_000 for path in paths)
+    assert all((FOLDER.parent / "docs" / "pictures" / path.name).exists() for path in paths)
+    again = run("ensemble_pictures", folder=tmp_path / "b", **sizes)
+    assert [a.read_bytes() for a in paths] == [b.read_bytes() for b in again]
+
+
+@pytest.mark.slow
 def test_storage_node_is_tuned_while_it_runs():
     found = run("balance_storage", budget=240)
     assert found["last tenth"] > 1.1 * found["first tenth"]

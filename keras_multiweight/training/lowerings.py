@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 
 import keras
 from keras import ops, tree
@@ -126,8 +127,12 @@ def traced_once(function):
 
 
 def is_eager():
-    """Whether Python sees the numbers of a training step: torch runs it as it reads it."""
-    return keras.backend.backend() == "torch"
+    """Whether Python sees the numbers of a training step: torch runs it as it reads it, unless it traces it."""
+    if keras.backend.backend() != "torch":
+        return False
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    return get_proxy_mode() is None
 
 
 # ---- what follows a training step ----
@@ -153,6 +158,39 @@ def after_step(model, result, compute):
 def _current(scope, variable, old):
     value = scope.get_current_value(variable)
     return old if value is None else value
+
+
+class OwnState:
+    """What a model's training changes, held for it between the calls of its training function, as Keras's `fit` does.
+
+    Only JAX's functions have a state outside of the model, `(state, source) -> logs, state`.
+
+    Args:
+        model: A compiled model.
+    """
+
+    def __init__(self, model):
+        self._model, self._values = model, None
+
+    def run(self, function, source):
+        """The logs of a training function."""
+        if keras.backend.backend() != "jax":
+            return function(source)
+        values = self._values or tuple([v.value for v in group] for group in self._variables())
+        logs, self._values = function(values, source)
+        return logs
+
+    def settle(self):
+        """Give the model's variables the values that they have now."""
+        for group, values in zip(self._variables(), self._values or ()):
+            for variable, value in zip(group, values):
+                variable.assign(value)
+        self._values = None
+
+    def _variables(self):
+        model = self._model
+        groups = [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
+        return [*groups, model.metrics_variables]
 
 
 # ---- many steps in one program ----
@@ -235,18 +273,109 @@ def _jax_program(model, kind, xla):
 
 
 def _torch_program(model, kind, xla):
+    """A step is traced to the operations that torch runs in it, which are then run without the Python that chose them.
+
+    Steps that Python must see the numbers of (dropout takes its seed from a tensor) are run as they are.
+    """
     import torch
 
     step = model.train_step if kind == "train" else model.test_step
+    graphs = {}
 
     def run(state, arrays, rows, count):
         rows = torch.as_tensor(rows)
-        with torch.set_grad_enabled(kind == "train"):
-            for at in range(count):
-                step(tree.map_structure(lambda a, at=at: None if a is None else a[rows[at]], arrays))
+        flat = [a for a in tree.flatten(arrays) if a is not None]
+        key = (rows.shape[1], *((tuple(a.shape), a.dtype) for a in flat))
+        if key not in graphs:
+            graphs[key] = _torch_graph(model, kind, arrays, rows[0])
+        with torch.set_grad_enabled(kind == "train" and not graphs[key]):
+            if graphs[key]:
+                graphs[key](flat, rows, count)
+            else:
+                for at in range(count):
+                    step(_rows_of(arrays, rows[at]))
             return model.get_metrics_result(), state
 
     return run
+
+
+def fed_rows(rows, block, shuffle=False):
+    """What Keras's `fit` is given in the place of data: the numbers of the rows, in blocks, in a new order at each epoch.
+
+    For arrays Keras makes TensorFlow's data pipeline anew twice an epoch, which takes longer than an epoch of a small data
+    set; here one pipeline serves all epochs.
+
+    Returns:
+        Dict of arguments of `fit`.
+    """
+    if keras.backend.backend() != "tensorflow" or shuffle not in (True, False):
+        return {"x": rows, "batch_size": block, "shuffle": shuffle}
+    import tensorflow as tf
+
+    whole = len(rows) // block * block
+
+    def epoch(_):
+        order = tf.random.shuffle(rows) if shuffle else tf.constant(rows)
+        parts = tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, block)))
+        return parts if whole == len(rows) else parts.concatenate(tf.data.Dataset.from_tensors(order[whole:]))
+
+    epochs = tf.data.Dataset.range(1).repeat().flat_map(epoch)
+    return {"x": epochs, "steps_per_epoch": -(-len(rows) // block), "shuffle": False}
+
+
+def _rows_of(arrays, numbers):
+    return tree.map_structure(lambda a: None if a is None else a[numbers], arrays)
+
+
+def _torch_graph(model, kind, arrays, numbers):
+    """`run(arrays, rows, count)` of a traced step, or None where a step cannot be traced.
+
+    A block of steps computes on copies of the variables, so that one that is cut off changes nothing.
+    """
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    trained = list(model.trainable_variables) if kind == "train" else []
+    others = [*model.non_trainable_variables, *model.optimizer.variables, *model.metrics_variables]
+    variables = [*trained, *(others if trained else [*model.trainable_variables, *others])]
+    step = model.stateless_step if kind == "train" else model.test_step
+
+    def pure(*tensors):
+        values, flat, numbers = tensors[: len(variables)], iter(tensors[len(variables) : -1]), tensors[-1]
+        values = [v.detach().requires_grad_(i < len(trained)) for i, v in enumerate(values)]
+        filled = tree.map_structure(lambda a: None if a is None else next(flat), arrays)
+        with keras.StatelessScope(list(zip(variables, values)), collect_losses=True) as scope:
+            step(_rows_of(filled, numbers))
+            return tuple(scope.get_current_value(v).detach() for v in variables)
+
+    def copies():
+        return [v.value.detach().clone() for v in variables]
+
+    given = [*(a for a in tree.flatten(arrays) if a is not None), numbers]
+    try:
+        with torch.set_grad_enabled(kind == "train"):
+            traced = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*copies(), *given)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the numbers of rows are always as many
+            traced = torch.jit.trace(traced, (*copies(), *given), check_trace=False)
+    except Exception:
+        return None
+
+    def run(arrays, rows, count):
+        values = copies()
+        for at in range(count):
+            values = traced(*values, *arrays, rows[at])
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+    return run
+
+
+def gradients(loss, variables):
+    """The gradients of a loss with respect to variables, on torch."""
+    import torch
+
+    return torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
 
 
 def next_rows(source):

@@ -4,12 +4,14 @@
 would the data. A block is one call of a program that takes the rows from the data, held on the device, B at a time.
 """
 
+import copy
 import math
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 
 WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
@@ -35,7 +37,13 @@ class Feed:
         self.rows = np.arange(self.num_rows, dtype="int32")
         self.block = self.steps * batch_size
         self._arrays = tree.map_structure(_on_device, _without_trailing_none(data))
-        self._run = model.step_program(kind)
+        self._run, self._kind = model.step_program(kind), kind
+
+    def of(self, model):
+        """The feed of the same data to another model."""
+        other = copy.copy(self)
+        other._run = model.step_program(self._kind)
+        return other
 
     def __call__(self, *args):
         """`(source)`, or on JAX `(state, source)`, as Keras calls its training functions; returns as they do."""
@@ -88,6 +96,11 @@ def automatic_steps(model, batch_size, callbacks):
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
 
 
+def needs_every_step(callbacks, model):
+    """Whether a callback sees, or is part of, every training step."""
+    return any(_sees_batches(c) or inside_step(c, model) for c in callbacks)
+
+
 def inside_step(callback, model):
     """Whether a callback computes in the compiled training step of a model, and need not see its batches."""
     asks = getattr(callback, "is_inside_step", None)
@@ -107,12 +120,6 @@ def _sees_batches(callback):
     hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
     base = keras.callbacks.Callback
     return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
-
-
-def are_arrays(data):
-    """Whether all leaves of a structure are arrays or tensors that rows can be taken from."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
-    return bool(leaves) and all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves)
 
 
 def first_batch(x, y, sample_weight):

@@ -5,15 +5,16 @@ import contextlib
 import keras
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
 from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
+from keras_multiweight.training.running import Running
 from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
 from keras_multiweight.training.steps import (
     Feed,
     StepCallbacks,
-    are_arrays,
     automatic_steps,
     first_batch,
     inside_step,
@@ -34,6 +35,8 @@ class _Hidden:
         self.programs = {}  # of many steps, by kind
         self.stock = {}  # Keras's own functions, by kind
         self.inside = []  # callbacks that are part of the training step
+        self.columns = None  # what takes the part of these members out of a batch of more
+        self.example = None  # two rows of zeros as the first batch
 
 
 class MemberTrainer(keras.Model):
@@ -128,17 +131,40 @@ class MemberTrainer(keras.Model):
 
     def train_step(self, *args):
         """Keras's own, and then what callbacks compute in it."""
+        if self._compiled.columns:
+            *state, data = args
+            args = (*state, self._compiled.columns(data))
         result = super().train_step(*args)
         for callback in self._compiled.inside:
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
 
+    def stateless_step(self, data):
+        """What `train_step` does, with all that it leaves behind in variables; for torch, where Keras's leaves gradients."""
+        data = self._compiled.columns(data) if self._compiled.columns else data
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=True)
+        losses = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+        gradients = lowerings.gradients(self.optimizer.scale_loss(losses), self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        for callback in self._compiled.inside:
+            callback.after_step(self.optimizer.iterations)
+
+    def read_columns(self, columns):
+        """Have `columns(data)` take the part of this model's members out of each batch of a training step."""
+        self._compiled.columns = columns
+
     # ---- losses and metrics ----
+
+    def scores(self):
+        """The members' losses and their metrics, if there are any."""
+        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
+        return [score for score in own if score is not None]
 
     @property
     def metrics(self):
-        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
-        return [*super().metrics, *(metric for metric in own if metric is not None)]
+        return [*super().metrics, *self.scores()]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of each member, (N,): the compiled losses, regularisers and `add_loss`. The optimizer takes their sum."""
@@ -175,8 +201,7 @@ class MemberTrainer(keras.Model):
 
     def member_metrics(self):
         """Every loss and metric of each member since the last reset, (N,) arrays by name; after `evaluate`, its own."""
-        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        return {name: ops.convert_to_numpy(v) for s in scores for name, v in s.member_results().items()}
+        return {name: ops.convert_to_numpy(v) for s in self.scores() for name, v in s.member_results().items()}
 
     # ---- fit and evaluate ----
 
@@ -222,12 +247,14 @@ class MemberTrainer(keras.Model):
             "verbose": verbose,
         }
         self._check_compiled()
-        callbacks = with_history(callbacks)
+        history, *callbacks = with_history(callbacks)
         self._take_inside(callbacks)
         own_rows = members_data(callbacks, self, x, y, sample_weight, batch_size or 32)
         if own_rows is not None:
             x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
+        history.running = running = Running(self, callbacks, batch_size or 32)
+        callbacks = [history, *callbacks, running]
         data = (x, y, sample_weight)
         steps = self._steps(batch_size or 32, callbacks)
         if steps > 1 and are_arrays((data, validation_data)) and not steps_per_epoch and not class_weight:
@@ -236,7 +263,7 @@ class MemberTrainer(keras.Model):
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
             with self._guarded(), self.optimizer.members_active():
                 return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
-        with self._guarded(), self.optimizer.members_active():
+        with self._guarded(), self.optimizer.members_active(), running.scope():
             return super().fit(
                 x=x,
                 y=y,
@@ -275,10 +302,9 @@ class MemberTrainer(keras.Model):
         """Keras's `fit` on the numbers of the rows, with programs that take blocks of them."""
         train = Feed(self, "train", data, sizes[0], steps)
         test = Feed(self, "test", validation, sizes[1], steps) if validation is not None else None
-        with self._functions(train_function=train, test_function=test):
+        with self._functions(train_function=train, test_function=test), callbacks[-1].scope(train):
             return super().fit(
-                x=train.rows,
-                batch_size=train.block,
+                **{**options, **lowerings.fed_rows(train.rows, train.block, options["shuffle"])},
                 callbacks=StepCallbacks(
                     callbacks,
                     train,
@@ -293,7 +319,6 @@ class MemberTrainer(keras.Model):
                 validation_data=(test.rows,) if test else None,
                 validation_batch_size=test.block if test else None,
                 validation_steps=validation_steps,
-                **options,
             )
 
     @contextlib.contextmanager
@@ -322,18 +347,28 @@ class MemberTrainer(keras.Model):
         """
         self._check_compiled()
         self.optimizer.build(self.trainable_variables)
-        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        if all(s.stacks is not None for s in scores) and not (check and are_arrays(x)):
+        if all(s.stacks is not None for s in self.scores()) and not (check and are_arrays(x)):
             return x
         batch, x = first_batch(x, y, sample_weight)
-        specs = tree.map_structure(_spec, batch[0])
+        self._prepare_scores(tree.map_structure(_two_rows, batch))
+        return x
+
+    def _prepare_scores(self, example):
+        """Have losses and metrics make their variables, from two rows of zeros as `fit` takes them."""
+        x, y, sample_weight = example
+        specs = tree.map_structure(_spec, x)
         y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
-        y, sample_weight = tree.map_structure(_two_rows, batch[1:])
         batch = self._batch(y, y_pred, sample_weight)
-        for score in scores:
+        for score in self.scores():
             score.prepare(batch)
             score.check(batch)
-        return x
+        self._compiled.example = example
+
+    def prepare_like(self, whole):
+        """Make all variables of training, for the part of this model's members in what a model of more was given."""
+        self.optimizer.build(self.trainable_variables)
+        example = self._compiled.columns(keras.utils.pack_x_y_sample_weight(*whole._compiled.example))
+        self._prepare_scores(keras.utils.unpack_x_y_sample_weight(example))
 
     def _has_member_axis(self, y):
         """Whether targets, in an array, have a member axis."""
