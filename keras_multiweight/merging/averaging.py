@@ -26,7 +26,8 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         period: int, how many batches or epochs lie between two averagings.
         unit: `"batch"` or `"epoch"`. Periods in batches are counted by the optimizer's `iterations`. A `MultiModel` averages
             in its compiled training step, also where `steps_per_execution` puts many of them in one program. With an
-            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these.
+            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these, and
+            ends with the execution that it ends in.
         alpha: float from 0 to 1, how much of its own weights a member keeps.
         warmup: int, how many batches or epochs pass before the first period begins.
         outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
