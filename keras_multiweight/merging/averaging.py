@@ -66,6 +66,7 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self.seed = seed
         self._passed = 0
         self._places = []
+        self._outer = []  # where the outer optimizer has led
 
     def is_inside_step(self, model):
         """Whether this computes in the compiled training step of a model."""
@@ -96,8 +97,15 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self._check_steps()
         self._places = list(found.values())
         if self.outer_optimizer:
-            self._outer = [keras.Variable(_mean(v.value, count), trainable=True) for v, count in self._places]
+            self._begin_outer([_mean(v.value, count) for v, count in self._places])
+
+    def _begin_outer(self, means):
+        """Where the average is at the beginning; an optimizer keeps its state from one `fit` to the next."""
+        if not self._outer:
+            self._outer = [keras.Variable(mean, trainable=True) for mean in means]
             self.outer_optimizer.build(self._outer)
+        for variable, mean in zip(self._outer, means, strict=True):
+            variable.assign(mean)
 
     def _check_steps(self):
         """Between executions, a period can end only where an execution does."""
