@@ -90,7 +90,9 @@ class SurrogateOptimizer:
         if not self.num_members:
             return None
         width = self.space.width
-        options = {"member_update": self.member_update, **diversity(self.num_members)}
+        options = {**diversity(self.num_members), "member_update": self.member_update}
+        if model is not None:
+            del options["widths"]  # what a unit is in a network of the user's is not known
         network = default_network(width) if model is None else model
         return PackedEnsemble(network, self.num_members, width, self.seed, **options)
 

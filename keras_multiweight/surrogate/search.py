@@ -12,7 +12,8 @@ NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-TURNS = "CCLLLLOLOL"  # whose turn it is: the whole cube, the leading region, another region
+SEARCHING, SETTLED = "CCLLLLOLOL", "CLOOLOCOLO"  # whose turn it is: the whole cube, the leading region, another region
+SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which it leaves most turns to others
 ACQUISITIONS_IN_TURN = ("own", "mean", "own", "bound", "own")
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
@@ -66,8 +67,7 @@ class Search:
             self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
 
     def make_frames(self, unit):
-        regions = self.niches.regions
-        return [whole_cube(unit) if r is None else box_of(r, unit, self.window) for r in regions] + [whole_cube(unit)]
+        return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
 
     def _judge(self, pool):
         """Compare what the members expect at the points told since the last time with what was told."""
@@ -172,17 +172,22 @@ class Search:
             points, predictions = groups[number]
             frame = self.frames[number]
             gap = GAP * float(np.mean(frame.high - frame.low)) / 2
-            at = _first_apart(points, self._order(points, predictions), taken, gap)
+            order = self._order(points, predictions)
+            if not frame.is_cube:
+                order = order[self.niches.owns(number, points[order])]
+            at = _first_apart(points, order, taken, gap)
             self.turn += 1
             origin = number if number < self.num_regions else WHOLE
             yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        ranked, whole, turn = self.niches.ranked(), self.num_regions, TURNS[self.turn % len(TURNS)]
-        if not ranked or (turn == "C" and (len(self.groups[whole]) or not self.ensemble)):
+        ranked, whole = self.niches.ranked(), self.num_regions
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
+        turn = turns[self.turn % len(turns)]
+        if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
-        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
@@ -251,8 +256,8 @@ def _scale_rows(frame, window):
 
 def _first_apart(points, order, taken, gap):
     """The first in the order that is at least `gap` from all taken; None if there is none."""
-    if not taken:
-        return order[0]
+    if not taken or not len(order):
+        return order[0] if len(order) else None
     away = np.sqrt(np.mean((points[:, None] - np.array(taken)[None]) ** 2, axis=2)).min(axis=1)
     fitting = order[away[order] >= gap]
     return fitting[0] if len(fitting) else None
