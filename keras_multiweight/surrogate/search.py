@@ -14,7 +14,6 @@ STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
 SEARCHING, SETTLED = "CCLLLLOLOL", "CLOOLOCOLO"  # whose turn it is: the whole cube, the leading region, another region
 SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which it leaves most turns to others
-ACQUISITIONS_IN_TURN = ("own", "mean", "own", "bound", "own")
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -28,14 +27,15 @@ class Search:
         width: D.
         noise: The standard deviation of the noise, or 0.
         rng: The private `numpy.random.Generator`.
+        acquisitions: List of names of `ACQUISITIONS`, which have their turns.
 
     Attributes:
         seen: How many of the pool's points were learned.
         trust: Rank correlation of what was predicted for the last points with what was told, a moving average, in 0..1.
     """
 
-    def __init__(self, ensemble, width, noise, rng):
-        self.ensemble, self.rng, self.noise = ensemble, rng, noise
+    def __init__(self, ensemble, width, noise, rng, acquisitions):
+        self.ensemble, self.rng, self.noise, self.acquisitions = ensemble, rng, noise, acquisitions
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
@@ -192,7 +192,7 @@ class Search:
     def _order(self, points, predictions):
         if not predictions.shape[1]:
             return self.rng.permutation(len(points))
-        name = ACQUISITIONS_IN_TURN[self.turn % len(ACQUISITIONS_IN_TURN)]
+        name = self.acquisitions[self.turn % len(self.acquisitions)]
         return np.argsort(-ACQUISITIONS[name](predictions, 1.0, self.turn), kind="stable")
 
     # ---- members that fork and merge ----
