@@ -114,7 +114,7 @@ class PackedEnsemble:
         return self.model.stateless_call(values, [], x)[0][:, :, 0]
 
     def _train_steps(self, weights, first, second, steps, choice, rates, x, y, sample_weight, directions, decay, count):
-        total = ops.sum(sample_weight, axis=0) + 1e-6
+        total, exists = ops.sum(sample_weight, axis=0) + 1e-6, ops.convert_to_tensor(self._exists)
 
         def losses(weights):  # (N, P) -> (N,)
             errors = sample_weight * ops.square(self._forward(weights, x) - y)
@@ -127,7 +127,7 @@ class PackedEnsemble:
 
         def body(at, state):
             weights, first, second = state
-            slope = self._exists * slope_at(weights, at)
+            slope = slope_at(weights, at) * exists
             fade = 1.0 - 0.9 * at / ops.cast(count, "float32")
             direction, first, second = update(choice, steps + at + 1.0, slope, first, second)
             return weights - fade * rates * direction, first, second
