@@ -80,6 +80,8 @@ CASES = [
     for build in MODELS
 ]
 
+slow_on_jax = pytest.mark.slow if keras.backend.backend() == "jax" else lambda test: test  # which compiles for minutes
+
 
 @pytest.fixture(scope="module", params=CASES)
 def packed(request):
@@ -114,6 +116,7 @@ def test_every_lowering_gives_each_members_own_answers(packed):
             oracle.assert_close(*pair, f"{name}, output {output}", TOLERANCE[dtype])
 
 
+@slow_on_jax
 def test_every_lowering_gives_each_members_own_gradients(packed):
     models, multi, x, expected, build, dtype = packed
     if dtype != "float32":

@@ -82,14 +82,9 @@ class _MultiRecurrent(StepByStep):
 
     def work(self, shape):
         rows, steps, size = shape
-        return {
-            "kind": "recurrent",
-            "members": self.num_members,
-            "rows": rows,
-            "steps": steps,
-            "in": size,
-            "out": self.units,
-        }
+        kind = "shared recurrence" if self.shared_input else "recurrence"
+        sizes = {"rows": rows, "steps": steps, "gates": self.gates, "in": size, "out": self.units}
+        return {"kind": kind, "members": self.num_members, **sizes}
 
     def cell(self, lowering):
         return _Cell(self, project=lowering == "stepwise")
