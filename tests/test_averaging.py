@@ -176,6 +176,18 @@ def test_outer_optimizer_steps_along_the_way_of_the_average():
         np.testing.assert_allclose(received, np.broadcast_to(expected, received.shape), rtol=1e-3, atol=1e-5)
 
 
+def test_outer_optimizer_goes_on_in_a_later_fit():
+    built, (x, y) = model(), data()
+    averaging = PeriodicModelAveraging(1, "epoch", outer_optimizer=keras.optimizers.SGD(0.5, momentum=0.9))
+    for _ in range(2):
+        built.fit(x, y, batch_size=3, shuffle=False, verbose=0, callbacks=[averaging])
+    whole = model()
+    outer = keras.optimizers.SGD(0.5, momentum=0.9)
+    options = {"batch_size": 3, "epochs": 2, "shuffle": False, "verbose": 0}
+    whole.fit(x, y, **options, callbacks=[PeriodicModelAveraging(1, "epoch", outer_optimizer=outer)])
+    assert_close(stacked(built), stacked(whole))
+
+
 def test_training_goes_on_from_the_average():
     """On JAX an assignment inside an epoch is lost, unless the state is synchronised before."""
     two = fit([PeriodicModelAveraging(2, "batch")], epochs=2)

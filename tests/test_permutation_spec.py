@@ -262,6 +262,8 @@ def test_permutations_are_undone_by_their_inverses():
     + [("EfficientNetB0", {}), ("NASNetMobile", {})],
 )
 def test_published_architectures_permute_without_a_change_of_the_function(name, options):
+    if name == "NASNetMobile" and keras.backend.backend() == "torch":
+        pytest.skip("Keras has no NASNetMobile on torch")
     build = getattr(keras.applications, name)
     model = build(weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None, **options)
     spec = PermutationSpec.from_model(model)

@@ -31,8 +31,7 @@ def compare(build, **optimizer_or_more):
 @pytest.mark.parametrize("name", cases.MODELS)
 def test_models_train_alike(name):
     """Adam and clipping by norm: what a stacked variable would couple, and rows of an embedding that come twice."""
-    adam, sgd = keras.optimizers.Adam(0.01, clipnorm=0.05), keras.optimizers.SGD(0.1, 0.9, clipnorm=0.05)
-    compare(cases.MODELS[name], optimizer=sgd if name == "cnn" else adam)  # Adam makes the rounding of dead units large
+    compare(cases.MODELS[name], optimizer=keras.optimizers.Adam(0.01, clipnorm=0.05))
 
 
 @pytest.mark.parametrize("name", ["SGD-global_clipnorm", "Adam-gradient_accumulation_steps", "RMSprop-use_ema"])
@@ -93,8 +92,14 @@ def test_a_training_that_rounding_leads_astray_is_told_from_a_wrong_one():
         strict._check(1 + 1e-6, 1.0, 1.0, "loss", None)
 
 
+def bag_of_words():
+    x = keras.Input((6,), dtype="int32")
+    return keras.Model(x, k.Dense(3, activation="softmax")(k.GlobalAveragePooling1D()(k.Embedding(7, 4)(x))))
+
+
 def test_one_optimizer_a_member_trains_alike():
-    assert_trains_alike(cases.mlp, cases.data(cases.mlp), mixed_arguments, FIT, num_members=6)
+    """On TensorFlow an embedding's gradients are sparse for some of these optimizers, and dense for others."""
+    assert_trains_alike(bag_of_words, cases.data(cases.text), mixed_arguments, FIT, num_members=6)
 
 
 def test_a_stacked_clipnorm_is_found(monkeypatch):

@@ -135,6 +135,7 @@ class _Cell(keras.layers.Layer):
 
 class _LSTM(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 4
     num_states = 2
 
     def step(self, x, h, c):
@@ -146,6 +147,7 @@ class _LSTM(_MultiRecurrent):
 
 class _GRU(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 3
 
     def _input_bias(self):
         return self._weight("bias")[:, 0] if self.reset_after else self._weight("bias")  # (N, 3 * U)
@@ -168,6 +170,7 @@ class _GRU(_MultiRecurrent):
 
 class _SimpleRNN(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 1
 
     def step(self, x, h):
         """`x` (N, B, U): projected inputs with their bias; `h` (N, B, U)."""

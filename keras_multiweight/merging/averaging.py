@@ -26,7 +26,8 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         period: int, how many batches or epochs lie between two averagings.
         unit: `"batch"` or `"epoch"`. Periods in batches are counted by the optimizer's `iterations`. A `MultiModel` averages
             in its compiled training step, also where `steps_per_execution` puts many of them in one program. With an
-            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these.
+            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these, and
+            ends with the execution that it ends in.
         alpha: float from 0 to 1, how much of its own weights a member keeps.
         warmup: int, how many batches or epochs pass before the first period begins.
         outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
@@ -65,6 +66,7 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self.seed = seed
         self._passed = 0
         self._places = []
+        self._outer = []  # where the outer optimizer has led
 
     def is_inside_step(self, model):
         """Whether this computes in the compiled training step of a model."""
@@ -95,8 +97,15 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self._check_steps()
         self._places = list(found.values())
         if self.outer_optimizer:
-            self._outer = [keras.Variable(_mean(v.value, count), trainable=True) for v, count in self._places]
+            self._begin_outer([_mean(v.value, count) for v, count in self._places])
+
+    def _begin_outer(self, means):
+        """Where the average is at the beginning; an optimizer keeps its state from one `fit` to the next."""
+        if not self._outer:
+            self._outer = [keras.Variable(mean, trainable=True) for mean in means]
             self.outer_optimizer.build(self._outer)
+        for variable, mean in zip(self._outer, means, strict=True):
+            variable.assign(mean)
 
     def _check_steps(self):
         """Between executions, a period can end only where an execution does."""

@@ -341,7 +341,8 @@ def _torch_graph(model, kind, arrays, numbers, finish):
     trained = list(model.trainable_variables) if kind == "train" else []
     others = [*model.non_trainable_variables, *model.optimizer.variables, *model.metrics_variables]
     variables = [*trained, *(others if trained else [*model.trainable_variables, *others])]
-    step = _finished_first(model.stateless_step if kind == "train" else model.test_step, finish)
+    step = functools.partial(_torch_step, model) if kind == "train" else model.test_step
+    step = _finished_first(step, finish)
 
     def pure(*tensors):
         values, flat, numbers = tensors[: len(variables)], iter(tensors[len(variables) : -1]), tensors[-1]
@@ -374,11 +375,21 @@ def _torch_graph(model, kind, arrays, numbers, finish):
     return run
 
 
-def gradients(loss, variables):
-    """The gradients of a loss with respect to variables, on torch."""
+def _torch_step(model, data):
+    """What `train_step` does, but all that it leaves behind is in variables, where Keras's leaves gradients, too."""
     import torch
 
-    return torch.autograd.grad(loss, [v.value for v in variables], allow_unused=True)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(model.own_columns(data))
+    y_pred = model(x, training=True)
+    losses = model.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
+    trained = model.trainable_variables
+    loss = model.optimizer.scale_loss(losses)
+    gradients = torch.autograd.grad(loss, [v.value for v in trained], allow_unused=True)
+    with torch.no_grad():
+        model.optimizer.apply(gradients, trained)
+    model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+    for callback in model.callbacks_inside():
+        callback.after_step(model.optimizer.iterations)
 
 
 def next_rows(source):

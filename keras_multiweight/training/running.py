@@ -140,8 +140,7 @@ def _compiled_part(whole, members):
     said = {key: given[key] for key in ("member_targets", "member_weights")}
     options = {key: given[key] for key in ("run_eagerly", "jit_compile", "auto_scale_loss", "steps_per_execution")}
     part.compile(_optimizers(given["optimizer"], members), **loss_arguments(whole), **options, **said)
-    part.read_columns(lambda data: member_columns(data, whole, members, **said))
-    part.prepare_like(whole)
+    part.prepare_like(whole, lambda data: member_columns(data, whole, members, **said))
     return part
 
 

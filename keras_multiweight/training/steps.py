@@ -205,6 +205,14 @@ def first_batch(x, y, sample_weight):
     return keras.utils.unpack_x_y_sample_weight(first), x
 
 
+def row_spec(x):
+    return keras.KerasTensor((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
+
+
+def two_rows(x):
+    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
+
+
 def _resumed(first, source):
     yield first
     yield from source

@@ -22,7 +22,9 @@ from keras_multiweight.training.steps import (
     first_batch,
     inside_step,
     members_data,
+    row_spec,
     split,
+    two_rows,
 )
 from keras_multiweight.training.weights import StackedWeights
 
@@ -134,29 +136,19 @@ class MemberTrainer(keras.Model):
 
     def train_step(self, *args):
         """Keras's own, and then what callbacks compute in it."""
-        if self._compiled.columns:
-            *state, data = args
-            args = (*state, self._compiled.columns(data))
-        result = super().train_step(*args)
-        for callback in self._compiled.inside:
+        *state, data = args
+        result = super().train_step(*state, self.own_columns(data))
+        for callback in self.callbacks_inside():
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
 
-    def stateless_step(self, data):
-        """What `train_step` does, with all that it leaves behind in variables; for torch, where Keras's leaves gradients."""
-        data = self._compiled.columns(data) if self._compiled.columns else data
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=True)
-        losses = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True)
-        gradients = lowerings.gradients(self.optimizer.scale_loss(losses), self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        for callback in self._compiled.inside:
-            callback.after_step(self.optimizer.iterations)
+    def callbacks_inside(self):
+        """The callbacks that are part of the training step."""
+        return self._compiled.inside
 
-    def read_columns(self, columns):
-        """Have `columns(data)` take the part of this model's members out of each batch of a training step."""
-        self._compiled.columns = columns
+    def own_columns(self, data):
+        """The part of this model's members in a batch of a training step, which may be one of more members."""
+        return self._compiled.columns(data) if self._compiled.columns else data
 
     # ---- losses and metrics ----
 
@@ -240,15 +232,10 @@ class MemberTrainer(keras.Model):
         Returns:
             Keras's `History` of the means over members. `member_history` has the numbers of each member.
         """
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        options = {key: given[key] for key in ("epochs", "shuffle", "initial_epoch", "validation_freq", "verbose")}
         if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
             sample_weight, class_weight = class_weights(y, class_weight, self._has_member_axis(y)), None
-        options = {
-            "epochs": epochs,
-            "shuffle": shuffle,
-            "initial_epoch": initial_epoch,
-            "validation_freq": validation_freq,
-            "verbose": verbose,
-        }
         self._check_compiled()
         history, *callbacks = with_history(callbacks)
         self._take_inside(callbacks)
@@ -268,21 +255,9 @@ class MemberTrainer(keras.Model):
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
             with self._guarded(), self.optimizer.members_active():
                 return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
+        changed = {"x": x, "sample_weight": sample_weight, "class_weight": class_weight, "callbacks": callbacks}
         with self._guarded(), self.optimizer.members_active(), running.scope():
-            return super().fit(
-                x=x,
-                y=y,
-                batch_size=batch_size,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                class_weight=class_weight,
-                sample_weight=sample_weight,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                **options,
-            )
+            return super().fit(**{**given, **changed})
 
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
@@ -356,13 +331,13 @@ class MemberTrainer(keras.Model):
         if all(s.stacks is not None for s in self.scores()) and not (check and are_arrays(x)):
             return x
         batch, x = first_batch(x, y, sample_weight)
-        self._prepare_scores(tree.map_structure(_two_rows, batch))
+        self._prepare_scores(tree.map_structure(two_rows, batch))
         return x
 
     def _prepare_scores(self, example):
         """Have losses and metrics make their variables, from two rows of zeros as `fit` takes them."""
         x, y, sample_weight = example
-        specs = tree.map_structure(_spec, x)
+        specs = tree.map_structure(row_spec, x)
         y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
         batch = self._batch(y, y_pred, sample_weight)
         for score in self.scores():
@@ -370,10 +345,11 @@ class MemberTrainer(keras.Model):
             score.check(batch)
         self._compiled.example = example
 
-    def prepare_like(self, whole):
-        """Make all variables of training, for the part of this model's members in what a model of more was given."""
+    def prepare_like(self, whole, columns):
+        """Prepare to train on what a model of more members is given; `columns(data)` takes the part of these members."""
+        self._compiled.columns = columns
         self.optimizer.build(self.trainable_variables)
-        example = self._compiled.columns(keras.utils.pack_x_y_sample_weight(*whole._compiled.example))
+        example = self.own_columns(keras.utils.pack_x_y_sample_weight(*whole._compiled.example))
         self._prepare_scores(keras.utils.unpack_x_y_sample_weight(example))
 
     def _has_member_axis(self, y):
@@ -431,11 +407,3 @@ def _of_each_member(loss, num_members):
 
 def _first(x):
     return next(leaf for leaf in tree.flatten(x) if leaf is not None)
-
-
-def _spec(x):
-    return keras.KerasTensor((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
-
-
-def _two_rows(x):
-    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
