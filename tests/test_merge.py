@@ -125,7 +125,7 @@ def text_transformer():
     x = inputs = keras.Input((6,), dtype="int32")
     x = k.Embedding(20, 8, name="table")(x)
     y = k.LayerNormalization(name="norm")(x)
-    x = k.Add()([x, k.MultiHeadAttention(2, 3, value_dim=4, name="attention")(y, y)])
+    x = k.Add()([x, k.MultiHeadAttention(2, 3, name="attention")(y, y)])
     x = k.EinsumDense("abc,cde->abed", (6, 4, 3), bias_axes="ed", activation="relu", name="einsum")(Residual(name="own")(x))
     return keras.Model(inputs, k.Dense(3, name="c")(k.Flatten()(x)))
 
@@ -135,7 +135,7 @@ def in_text_transformer(model, x):
 
     names = ("table", "norm", "attention", "own", "einsum")
     table, norm, attention, own, einsum = (model.get_layer(name) for name in names)
-    at = keras.Model(model.inputs, [table.output, norm.output, attention.output, own.input, own.output])(x)
+    at = keras.Model(model.inputs, [table.output, norm.output, attention.output, own.input, own.output])([x])
     embedded, y, attended, into, out = map(keras.ops.convert_to_numpy, at)
     queries, keys, values, _ = np.array_split(np.array(attention.get_weights(), dtype=object), 4)
     found = [np.einsum("btc,chd->bthd", y, kernel.astype("float32")) + bias for kernel, bias in (queries, keys, values)]
@@ -161,7 +161,7 @@ def in_reused(model, x):
 def in_recurrent(model, x):
     """The gates at every step, from what the layer gave at the step before."""
     kernel, state_kernel, bias = model.layers[0].get_weights()
-    h = keras.ops.convert_to_numpy(keras.Model(model.inputs, model.layers[0].output)(x))
+    h = keras.ops.convert_to_numpy(keras.Model(model.inputs, model.layers[0].output)([x]))
     before = np.concatenate([np.zeros_like(h[:, :1]), h[:, :-1]], axis=1)
     return [x @ kernel + before @ state_kernel + bias]
 
