@@ -5,11 +5,14 @@
     python benchmarks/optimise.py --table
 
 Every row is added to `optimise.json` beside this file: for each seed the true regrets after 100, 200, ... evaluations, the
-regret of what the method recommends, and the distance of the best point from the optimum; the median seconds of a run.
-`members-0` is the method without its networks, `members-1` with one.
+regret of what the method recommends, and the distance of the best point from the optimum; the median CPU seconds of a run.
+`members-0` is the method without its networks, `members-1` with one, `members-8-forks` with a member that forks and merges
+every 100 evaluations, and `members-8-evolution` with members that train by natural evolution strategies. A row that the file
+has is not run again, so that runs that were cut off go on.
 """
 
 import argparse
+import fcntl
 import json
 import pathlib
 import time
@@ -20,15 +23,36 @@ from optimise_peers import PEERS
 from optimise_problems import HARTMANN_AT, problem
 
 FILE = pathlib.Path(__file__).with_name("optimise.json")
-AT = (100, 200, 300, 500, 1000, 2300)
-FIRST_SEED = 5000  # the method was tuned on seeds 1000 to 1019
+AT = (50, 100, 200, 300, 400, 500, 700, 1000, 1500, 2300)
+SHOWN = (100, 200, 300, 500, 1000, 2300)
+FIRST_SEED = 9000  # the method was tuned on seeds 1000 to 1099
 
 
-def members(num_members, dim, noise, batch):
+class ForkAndMerge:
+    """A callback: every 100 evaluations the last fork merges back, if that predicts better, and the best member forks."""
+
+    def __init__(self):
+        self.pair = None
+
+    def __call__(self, optimizer):
+        told = len(optimizer.pool)
+        if told < 100:
+            self.pair = None
+        elif told % 100 == 0:
+            if self.pair:
+                optimizer.merge(*self.pair)
+            known, values = optimizer.pool.points, optimizer.pool.values
+            best = values.argsort()[:50]
+            errors = np.abs(optimizer.predict(known[best]).members - values[best, None]).mean(axis=0)
+            self.pair = int(errors.argmin()), optimizer.fork(int(errors.argmin()))
+
+
+def members(num_members, kind, dim, noise, batch):
     """A method that compiles once and begins anew with every seed."""
     from keras_multiweight.surrogate import SurrogateOptimizer
 
-    optimizer = SurrogateOptimizer([(0, 1)] * dim, num_members=num_members, noise=noise, batch_size=batch)
+    options = {"": {}, "forks": {"callbacks": [ForkAndMerge()]}, "evolution": {"member_update": "evolution"}}[kind]
+    optimizer = SurrogateOptimizer([(0, 1)] * dim, num_members=num_members, noise=noise, batch_size=batch, **options)
 
     def method(f, dim, seed, budget):
         optimizer.restart(seed)
@@ -38,23 +62,31 @@ def members(num_members, dim, noise, batch):
     return method
 
 
+def method_of(name, dim, noise, batch):
+    """A peer, or networks from a name as `members-8` or `members-8-forks`."""
+    if name in PEERS:
+        return PEERS[name]
+    _, num_members, kind = f"{name}-".split("-")[:3]
+    return members(int(num_members), kind, dim, noise, batch)
+
+
 def run(name, method, seeds, budget, noise, batch):
     """One row of results."""
     dim = problem(name, 0)[1]
-    peer = PEERS.get(method) or members(int(method.removeprefix("members-")), dim, noise, batch)
+    peer = method_of(method, dim, noise, batch)
     regrets, recommended, distances, seconds = [], [], [], []
     for seed in range(FIRST_SEED, FIRST_SEED + seeds):
         f, _ = problem(name, seed)
         rng = np.random.default_rng([seed, 1])
-        start = time.perf_counter()
+        start = time.process_time()
         points, choice = peer(lambda x, f=f, rng=rng: f(x[None])[0] + noise * rng.normal(), dim, seed, budget)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         true = f(points)
         told = true + noise * np.random.default_rng([seed, 1]).normal(size=len(true)) if noise else true
-        best = np.array([true[: n + 1][told[: n + 1].argmin()] for n in range(len(true))])
-        regrets.append(best)
-        recommended.append(float(f(np.asarray(choice)[None])[0]) if choice is not None else float(best[-1]))
-        distances.append(float(np.linalg.norm(points[told.argmin()] - HARTMANN_AT)) if dim == 6 else None)
+        at = np.array([told[: n + 1].argmin() for n in range(len(told))])  # the best one that was seen
+        regrets.append(true[at])
+        recommended.append(float(f(np.asarray(choice)[None])[0]) if choice is not None else float(true[at[-1]]))
+        distances.append(np.linalg.norm(points[at] - HARTMANN_AT, axis=1) if name == "hartmann" else None)
     return {
         "problem": name,
         "method": method,
@@ -62,22 +94,39 @@ def run(name, method, seeds, budget, noise, batch):
         "batch": batch,
         "budget": budget,
         "seeds": [FIRST_SEED, seeds],
-        "regret": {str(n): [float(f"{r[n - 1]:.4g}") for r in regrets] for n in AT if n <= budget},
+        "regret": after(regrets, budget),
         "recommended": [float(f"{r:.4g}") for r in recommended],
-        "distance": distances,
+        "distance": after(distances, budget) if name == "hartmann" else None,
         "seconds": round(float(np.median(seconds)), 2),
     }
 
 
+def after(runs, budget):
+    """Of each run the numbers after some evaluations."""
+    return {str(n): [float(f"{run[n - 1]:.4g}") for run in runs] for n in AT if n <= budget}
+
+
 def add(row):
-    """Put a row in the file, in the place of an earlier one of the same setting."""
-    key = ("problem", "method", "noise", "batch", "budget")
-    rows = [r for r in read() if any(r[k] != row[k] for k in key)]
-    FILE.write_text("[\n" + ",\n".join(map(json.dumps, [*rows, row])) + "\n]\n")
+    """Put a row in the file, in the place of an earlier one of the same setting. Several processes may do so at once."""
+    with open(FILE, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        rows = [r for r in read() if setting(r) != setting(row)]
+        file.truncate(0)
+        file.write("[\n" + ",\n".join(map(json.dumps, [*rows, row])) + "\n]\n")
+
+
+def setting(row):
+    return [row[key] for key in ("problem", "method", "noise", "batch", "budget")]
+
+
+def is_done(*wanted):
+    """Whether the file has a row of this setting on these seeds, so that a run that was cut off goes on where it was."""
+    return any([*setting(r), r["seeds"]] == list(wanted) for r in read())
 
 
 def read():
-    return json.loads(FILE.read_text()) if FILE.exists() else []
+    text = FILE.read_text() if FILE.exists() else ""
+    return json.loads(text) if text else []
 
 
 def p_value(row, other):
@@ -91,7 +140,7 @@ def p_value(row, other):
 
 def line(row, rows):
     """A line of the table in Markdown."""
-    medians = [f"{np.median(row['regret'][str(n)]):.2g}" if str(n) in row["regret"] else "" for n in AT]
+    medians = [f"{np.median(row['regret'][str(n)]):.2g}" if str(n) in row["regret"] else "" for n in SHOWN]
     success = np.mean(np.array(row["regret"][str(row["budget"])]) < 0.01)
     same = [r for r in rows if all(r[k] == row[k] for k in ("problem", "noise", "budget", "batch"))]
     against = [r for r in same if r["method"] in ("members-8", "members-5", "members-30") and r is not row]
@@ -103,7 +152,7 @@ def line(row, rows):
 
 
 def table():
-    head = ["problem", "method", "budget", *(f"@{n}" for n in AT), "recommended", "regret < 0.01", "seconds a run", "p"]
+    head = ["problem", "method", "budget", *(f"@{n}" for n in SHOWN), "recommended", "regret < 0.01", "seconds a run", "p"]
     print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
     rows = read()
     for row in sorted(rows, key=lambda r: (r["problem"], r["noise"], r["budget"])):
@@ -123,6 +172,8 @@ def main():
     warnings.simplefilter("ignore")
     for name in args.problems:
         for method in args.methods:
+            if is_done(name, method, args.noise, args.batch, args.budget, [FIRST_SEED, args.seeds]):
+                continue
             row = run(name, method, args.seeds, args.budget, args.noise, args.batch)
             add(row)
             print(line(row, []), flush=True)

@@ -5,6 +5,7 @@ the method itself would name in the end, or None for the best it saw.
 """
 
 import numpy as np
+from optimise_turbo import turbo
 from scipy import optimize
 from scipy.stats import qmc
 
@@ -82,14 +83,41 @@ def cmaes(f, dim, seed, budget):
         return np.array(counted.points), min(means, key=lambda pair: pair[0])[1]
 
 
-def tpe(f, dim, seed, budget):
-    import optuna
+def optuna_sampler(name):
+    """A sampler of Optuna, whose first trials are random."""
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    counted = Counted(f, budget)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.optimize(lambda t: counted([t.suggest_float(f"x{i}", 0, 1) for i in range(dim)]), n_trials=budget)
-    return np.array(counted.points), None
+    def method(f, dim, seed, budget):
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        counted = Counted(f, budget)
+        study = optuna.create_study(sampler=getattr(optuna.samplers, name)(seed=seed, **_options(name, dim, seed)))
+        study.optimize(lambda t: counted([t.suggest_float(f"x{i}", 0, 1) for i in range(dim)]), n_trials=budget)
+        return np.array(counted.points), None
+
+    return method
+
+
+def _options(name, dim, seed):
+    """CMA-ES begins in the middle of the box if it is not told a point."""
+    start = np.random.default_rng(seed).random(dim)
+    return {"x0": {f"x{i}": float(v) for i, v in enumerate(start)}} if name == "CmaEsSampler" else {}
+
+
+def nevergrad(f, dim, seed, budget):
+    """Its optimizer that chooses by dimension and budget, from a random start; the next one where NumPy 2.4 breaks it."""
+    import nevergrad as ng
+
+    for name in ("NGOpt", "NgIohTuned", "TwoPointsDE"):
+        counted, rng = Counted(f, budget), np.random.default_rng(seed)
+        space = ng.p.Array(init=rng.random(dim)).set_bounds(0, 1)
+        space.random_state.seed(seed)
+        try:
+            ng.optimizers.registry[name](parametrization=space, budget=budget).minimize(counted)
+            return np.array(counted.points), None
+        except TypeError:  # "only 0-dimensional arrays can be converted to Python scalars"
+            continue
+    raise RuntimeError("No optimizer of nevergrad runs here.")
 
 
 PEERS = {
@@ -99,5 +127,9 @@ PEERS = {
     "dual annealing": until_spent(annealing),
     "differential evolution": until_spent(differential_evolution),
     "cma": cmaes,
-    "TPE": tpe,
+    "nevergrad": nevergrad,
+    "TPE": optuna_sampler("TPESampler"),
+    "Optuna CMA-ES": optuna_sampler("CmaEsSampler"),
+    "Optuna GP": optuna_sampler("GPSampler"),
+    "TuRBO": turbo,
 }

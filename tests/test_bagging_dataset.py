@@ -39,15 +39,16 @@ def alone(model, dataset, i, x, y, epochs, weights):
         model.fit(x[seen], y[seen], sample_weight=weights[seen], batch_size=5, shuffle=False, verbose=0)
 
 
-def test_members_end_where_fits_on_their_rows_and_features_end(rows):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_members_end_where_fits_on_their_rows_and_features_end(rows, steps):
     x, y = rows
     bootstrap = kmw.Bootstrap(ROWS, MEMBERS, max_samples=0.6, num_features=4, max_features=3, seed=0)
     weights = np.random.default_rng(1).random(ROWS).astype("float32")
     multi = kmw.replicate(network(3), MEMBERS, seed=0, member_inputs=True)
     single, start = multi.member(1), multi.member_weights(1)
-    multi.compile(optimizer(), "mse")
+    multi.compile(optimizer(), "mse", steps_per_execution=steps)
     dataset = kmw.BaggingDataset(x, y, bootstrap, 5, sample_weight=weights, seed=0)
-    multi.fit(dataset, epochs=2, shuffle=False, verbose=0)
+    multi.fit(dataset, epochs=2, verbose=0)
     single.compile(optimizer(), "mse")
     alone(single, dataset, 1, x[:, bootstrap.features[1]], y, 2, weights)
     moved = max(np.abs(a - b).max() for a, b in zip(start, single.get_weights()))
@@ -68,7 +69,7 @@ def test_several_inputs_train_as_separate_fits():
         seen = bootstrap.indices[i]
         return {name: part[seen] for name, part in x.items()}, y[seen]
 
-    options = {"optimizer": optimizer(), "loss": "mse"}
+    options = {"optimizer": optimizer(), "loss": "mse", "steps_per_execution": 2}
     assert_trains_alike(two_inputs, data, options, {"batch_size": 5, "epochs": 2}, member_inputs=True)
 
 

@@ -204,6 +204,62 @@ def test_networks_lead_to_the_optimum(optimizer, monkeypatch):
     assert at.mean[0] < 0.3 < at.mean[1]
 
 
+def counted(optimizer, monkeypatch):
+    """Which programs of the ensemble run, and with what."""
+    calls, ensemble = [], optimizer._search.ensemble
+    for name in ("train", "ascend", "predict"):
+        run = getattr(ensemble, name)
+        monkeypatch.setattr(ensemble, name, lambda *a, name=name, run=run: calls.append((name, a)) or run(*a))
+    return calls
+
+
+def test_an_ask_trains_all_members_in_one_call_and_leads_all_starts_in_another(optimizer, monkeypatch):
+    optimizer.minimize(bowl, 12)
+    calls = counted(optimizer, monkeypatch)
+    shapes = []
+    for told in (12, 160):  # beyond the window
+        if told > 12:
+            x = optimizer.space.decode(np.random.default_rng(0).random((told - 12, 3)))
+            optimizer.tell(x, bowl(x))
+        calls.clear()
+        optimizer.ask(5), optimizer.ask(5)  # the second has nothing to learn
+        names = [name for name, _ in calls]
+        assert names.count("train") == 1 and names.count("ascend") == 2
+        shapes.append({name: [np.shape(a) for a in args] for name, args in calls})
+    assert shapes[0]["ascend"][0] == (search.STARTS, 3, 3) and shapes[0] == shapes[1]
+
+
+def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):
+    optimizer.minimize(bowl, 12)
+    optimizer.ask(1)
+    calls = counted(optimizer, monkeypatch)
+    for trust in (1.0, 0.6, 0.0):
+        optimizer._search.trust = trust
+        optimizer.ask(1)
+    assert [args[3] for name, args in calls if name == "ascend"] == [8, 5, 2]
+    x = optimizer.ask(6)
+    expected = np.stack([optimizer.predict(p[None]).mean[0] for p in x])
+    for values, trust in ((expected, 0.3), (-expected, 0.0)):  # a moving average of the rank correlation
+        optimizer._search.trust = 0.0
+        monkeypatch.setattr(optimizer._search, "expected", lambda pool, e=expected: np.append(np.zeros(len(pool) - 6), -e))
+        optimizer.tell(x, values)
+        optimizer._search._judge(optimizer.pool)
+        assert optimizer._search.trust == pytest.approx(trust)
+        optimizer.pool.values, optimizer.pool.origins = optimizer.pool.values[:-6], optimizer.pool.origins[:-6]
+        optimizer.pool.points, optimizer.pool.unit = optimizer.pool.points[:-6], optimizer.pool.unit[:-6]
+
+
+@pytest.mark.parametrize("name", ["own", "mean", "bound", "improvement"])
+def test_candidates_are_chosen_by_the_acquisition_that_was_named(optimizer, monkeypatch, name):
+    monkeypatch.setattr(optimizer._search, "acquisitions", [name])
+    seen = []
+    monkeypatch.setitem(search.ACQUISITIONS, name, lambda p, best, member: seen.append(member) or p[:, 0])
+    optimizer.minimize(bowl, 12)
+    assert len(seen) >= 6
+    with pytest.raises(ValueError, match=r"acquisitions must be one or more of \['own'.*Received: acquisitions=\['luck'\]"):
+        make(acquisitions="luck")
+
+
 def test_mixed_space_with_constraints_gives_only_allowed_points_and_ends_with_the_last(tmp_path):
     bounds = [Integer(0, 3), Categorical(["a", "b", "c"])]
     optimizer = make(bounds, width=4, n_init=3, constraints=lambda x: x[:, 0] + (x[:, 1] == "c") < 4)

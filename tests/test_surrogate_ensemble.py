@@ -95,6 +95,25 @@ def test_training_fits_and_zeroed_weights_stay_the_members_own(ensemble, data):
     assert (np.mean((ensemble.predict(data[0]) - data[1]) ** 2, axis=0) < 0.5 * before).all()
 
 
+@pytest.mark.parametrize("member_update", ["gradient", "evolution"])
+def test_narrow_member_trains_as_a_narrow_network_does(data, member_update):
+    """Units that are switched off stay off, and the others do not notice."""
+    kinds = {name: values[:1] for name, values in KINDS.items()}
+    wide = PackedEnsemble(default_network(D, (8,)), 1, D, 0, **kinds, widths=[0.5], member_update=member_update)
+    narrow = PackedEnsemble(default_network(D, (4,)), 1, D, 0, **kinds, member_update=member_update)
+    own = wide._exists[0] == 1
+    narrow.weights = wide.weights[:, own]
+    assert own.sum() == narrow.weights.shape[1] and not wide.weights[:, ~own].any()
+    if member_update == "evolution":  # the same directions for the weights that both have
+        drawn = wide._directions()
+        wide._directions, narrow._directions = lambda: drawn * own, lambda: drawn[..., own]
+    for ensemble in (wide, narrow):
+        ensemble.train(*(a[:, :1] for a in data), 15)
+    np.testing.assert_allclose(wide.weights[:, own], narrow.weights, rtol=1e-3, atol=1e-5)
+    assert not wide.weights[:, ~own].any()
+    np.testing.assert_allclose(wide.predict(data[0][:, :1]), narrow.predict(data[0][:, :1]), rtol=1e-3, atol=1e-5)
+
+
 def test_rows_of_weight_zero_do_not_count(ensemble, data):
     x, y, weights = data
     weights = weights * (np.arange(B) < 7)[:, None]

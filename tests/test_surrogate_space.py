@@ -113,7 +113,7 @@ def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsew
     while not niches.exhausted:
         assert niches.regions[0].half >= SMALLEST
         tell([0.12, 0.11], 0.0)
-    assert [centre.tolist() for centre in niches.exhausted] == [[0.12, 0.1]]
+    assert [place.tolist() for place in niches.exhausted] == [[0.12, 0.1], [0.1, 0.1]]  # where it ended, and began
     assert niches.regions[0].centre.tolist() == [0.9, 0.9]
     again = Niches(count=1, patience=4)
     again.restore(niches.state())
@@ -126,6 +126,30 @@ def test_two_regions_keep_apart():
     niches.update(unit, -np.linalg.norm(unit - 0.3, axis=1), np.full(200, -1))
     first, second = (region.centre for region in niches.regions)
     assert np.linalg.norm(first - second) > 0.2 * np.sqrt(3)
+
+
+def test_region_does_not_move_to_where_a_higher_one_is():
+    """Both boxes of Hartmann-6 once stood at one false maximum: the lower one had leapt to the better points in its box."""
+    niches = Niches(count=2, patience=4)
+    unit = np.array([[0.2, 0.5], [0.8, 0.5], [0.0, 0.0]])
+    niches.update(unit, np.array([1.0, 0.5, 0.0]), np.full(3, -1))
+    unit = np.vstack([unit, [[0.45, 0.5], [0.7, 0.5]]])  # in both boxes; the first is nearer to the higher region
+    niches.update(unit, np.array([1.0, 0.5, 0.0, 0.9, 0.6]), np.full(5, -1))
+    assert [region.centre.tolist() for region in niches.regions] == [[0.2, 0.5], [0.7, 0.5]]
+    assert niches.owns(1, np.array([[0.44, 0.5], [0.46, 0.5]])).tolist() == [False, True]
+
+
+def test_region_that_is_drawn_to_an_exhausted_place_begins_elsewhere():
+    niches = Niches(count=1, patience=4)
+    unit, heights = np.array([[0.5, 0.5], [0.9, 0.9]]), np.array([1.0, 0.0])
+    niches.update(unit, heights, np.full(2, -1))
+    niches.exhausted = [np.array([0.6, 0.6])]
+    niches.update(unit, heights, np.full(2, -1))
+    assert niches.regions[0].centre.tolist() == [0.9, 0.9]
+    assert [place.tolist() for place in niches.exhausted] == [[0.6, 0.6], [0.5, 0.5]]
+    niches.exhausted += [np.array([0.9, 0.8])]  # nothing is far from all of them: the furthest is taken
+    niches.update(unit, heights, np.full(2, -1))
+    assert len(niches.regions) == 1 and niches.ranked() == [0]
 
 
 def test_acquisitions_want_what_they_say():

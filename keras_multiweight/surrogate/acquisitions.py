@@ -31,3 +31,11 @@ def improvement(predictions, best, member):
 
 
 ACQUISITIONS = {"own": own, "mean": mean, "bound": bound, "improvement": improvement}
+
+
+def checked_names(names):
+    """A list of names of `ACQUISITIONS`."""
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or not set(names) <= set(ACQUISITIONS):
+        raise ValueError(f"acquisitions must be one or more of {list(ACQUISITIONS)}. Received: acquisitions={names}.")
+    return names

@@ -42,31 +42,39 @@ class PackedEnsemble:
         optimizers: List of N names of `RULES`.
         rates: (N,) learning rates.
         sparsity: (N,) shares of the weights that are zero at the start.
+        widths: (N,) shares of the units of hidden layers that a member has; the others are zero and stay so. For networks
+            whose weights are those of Dense layers, one after the other.
         member_update: "gradient", or "evolution" to estimate it from losses alone.
 
     Attributes:
         weights: (N, P).
     """
 
-    def __init__(self, network, num_members, dim, seed, optimizers, rates, sparsity, member_update="gradient"):
+    def __init__(self, network, num_members, dim, seed, optimizers, rates, sparsity, widths=None, member_update="gradient"):
         self.network, self.num_members, self.dim = network, num_members, dim
         self._sparsity = np.asarray(sparsity)[:, None]
+        self._widths = np.ones(num_members) if widths is None else np.asarray(widths)
         self._evolves = _checked_update(member_update) == "evolution"
-        self.restart(seed)
+        self.model = self._fresh(seed)
         self._check(dim)
         self._places = self._layout()
+        self._exists = self._units()
+        self.restart(seed)
         self._choice = np.eye(len(RULES), dtype="float32")[[list(RULES).index(name) for name in optimizers]]
         self._rates = np.asarray(rates, "float32")[:, None]
         self._train, self._ascend = lowerings.compiled(self._train_steps), lowerings.compiled(self._ascend_steps)
         self._answer = lowerings.compiled(self._answers)
 
+    def _fresh(self, seed):
+        return replicate(self.network, self.num_members, seed=seed, member_inputs=True)
+
     def restart(self, seed):
         """Fresh members. What is compiled stays."""
-        self.model = replicate(self.network, self.num_members, seed=seed, member_inputs=True)
+        self.model = self._fresh(seed)
         start = [ops.convert_to_numpy(v).reshape(self.num_members, -1) for v in self.model.trainable_variables]
         weights = np.concatenate(start, axis=1)
         dense = np.random.default_rng(seed).random(weights.shape) >= self._sparsity
-        self.seed, self.weights = seed, (weights * dense).astype("float32")
+        self.seed, self.weights = seed, (weights * dense * self._exists).astype("float32")
         self.slots = np.zeros((2, *weights.shape), "float32")
         self.steps = np.zeros((self.num_members, 1), "float32")
 
@@ -87,6 +95,17 @@ class PackedEnsemble:
         ends = np.cumsum(sizes).tolist()
         return [(end - size, end, tuple(v.shape)) for size, end, v in zip(sizes, ends, self.model.trainable_variables)]
 
+    def _units(self):
+        """(N, P) of 0 and 1: which weights are of units that a member has. The last units of narrow members are missing."""
+        exists = [np.ones(shape, "float32") for _, _, shape in self._places]
+        hidden = [at for at, array in enumerate(exists[:-2]) if array.ndim == 3]  # kernels of all layers but the last
+        for i, width in enumerate(self._widths):
+            for at in hidden if width < 1 else ():
+                kept = round(width * exists[at].shape[2])
+                for array in (exists[at], exists[at + 1], np.swapaxes(exists[at + 2], 1, -1)):  # in, bias, out
+                    array[i, ..., kept:] = 0
+        return np.concatenate([array.reshape(self.num_members, -1) for array in exists], axis=1)
+
     # ---- programs, in keras.ops ----
 
     def _forward(self, weights, x):
@@ -95,7 +114,7 @@ class PackedEnsemble:
         return self.model.stateless_call(values, [], x)[0][:, :, 0]
 
     def _train_steps(self, weights, first, second, steps, choice, rates, x, y, sample_weight, directions, decay, count):
-        total = ops.sum(sample_weight, axis=0) + 1e-6
+        total, exists = ops.sum(sample_weight, axis=0) + 1e-6, ops.convert_to_tensor(self._exists)
 
         def losses(weights):  # (N, P) -> (N,)
             errors = sample_weight * ops.square(self._forward(weights, x) - y)
@@ -108,7 +127,7 @@ class PackedEnsemble:
 
         def body(at, state):
             weights, first, second = state
-            slope = slope_at(weights, at)
+            slope = slope_at(weights, at) * exists
             fade = 1.0 - 0.9 * at / ops.cast(count, "float32")
             direction, first, second = update(choice, steps + at + 1.0, slope, first, second)
             return weights - fade * rates * direction, first, second

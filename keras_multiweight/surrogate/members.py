@@ -5,16 +5,18 @@ import numpy as np
 OPTIMIZERS = ("adam", "rprop", "rmsprop", "adam")  # in turn
 RATES = {"adam": 0.01, "rprop": 0.003, "rmsprop": 0.003}
 SPARSITY = (0.1, 0.0, 0.2, 0.05, 0.1)  # a cycle of another length than that of the optimizers
+WIDTHS = (1.0, 1.0, 0.75, 1.0, 0.5)  # shares of the hidden units
 GLOBAL_SHARE = 0.25
 
 
 def diversity(num_members):
-    """What `PackedEnsemble` takes: `optimizers`, `rates` and `sparsity` of each member."""
+    """What `PackedEnsemble` takes: `optimizers`, `rates`, `sparsity` and `widths` of each member."""
     optimizers = [OPTIMIZERS[i % len(OPTIMIZERS)] for i in range(num_members)]
     spread = [2.0 ** -(i // len(OPTIMIZERS) % 2) for i in range(num_members)]  # a half of the rate in every second round
     return {
         "optimizers": optimizers,
         "rates": np.array([RATES[name] for name in optimizers]) * spread,
+        "widths": np.array([WIDTHS[i % len(WIDTHS)] for i in range(num_members)]),
         "sparsity": np.array([SPARSITY[i % len(SPARSITY)] for i in range(num_members)]),
     }
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from keras_multiweight.surrogate import records, saving
+from keras_multiweight.surrogate.acquisitions import checked_names
 from keras_multiweight.surrogate.ensemble import PackedEnsemble, default_network
 from keras_multiweight.surrogate.members import diversity
 from keras_multiweight.surrogate.minimize import evaluate
@@ -45,6 +46,8 @@ class SurrogateOptimizer:
         constraints: A function, or a list of them, from points `(n, d)` to `(n,)` bools: where a point may be evaluated.
         callbacks: Functions that are called with the optimizer after every `tell`.
         member_update: "gradient", or "evolution" for natural evolution strategies, which train without gradients of weights.
+        acquisitions: Names of what candidates are chosen by, in turn: "own" (one member's opinion, the members in turn),
+            "mean", "bound" (the mean and one standard deviation) and "improvement" (the expected improvement).
 
     Raises:
         ValueError: Bad bounds or numbers, by name.
@@ -73,6 +76,7 @@ class SurrogateOptimizer:
         constraints=None,
         callbacks=(),
         member_update="gradient",
+        acquisitions=("own", "mean", "own", "bound", "own"),
     ):
         self.space = Space(bounds)
         self.seed, self.maximize, self.batch_size, self.noise = seed, bool(maximize), batch_size, noise or 0.0
@@ -82,6 +86,7 @@ class SurrogateOptimizer:
             if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
         self.num_members, self.member_update = num_members, member_update
+        self.acquisitions = checked_names(acquisitions)
         self.constraints = [constraints] if callable(constraints) else list(constraints or ())
         self.callbacks = list(callbacks)
         self._start(self._ensemble(model))
@@ -90,7 +95,9 @@ class SurrogateOptimizer:
         if not self.num_members:
             return None
         width = self.space.width
-        options = {"member_update": self.member_update, **diversity(self.num_members)}
+        options = {**diversity(self.num_members), "member_update": self.member_update}
+        if model is not None:
+            del options["widths"]  # what a unit is in a network of the user's is not known
         network = default_network(width) if model is None else model
         return PackedEnsemble(network, self.num_members, width, self.seed, **options)
 
@@ -100,7 +107,7 @@ class SurrogateOptimizer:
         self.rng = np.random.default_rng(self.seed)
         self._design = qmc.Sobol(width, seed=self.seed).random(2 ** int(np.ceil(np.log2(self.n_init))))[: self.n_init]
         self._designed = 0
-        self._search = Search(ensemble, width, self.noise, self.rng)
+        self._search = Search(ensemble, width, self.noise, self.rng, self.acquisitions)
 
     def restart(self, seed):
         """Forget everything and begin anew with another seed, as a new optimizer would, without compiling again."""

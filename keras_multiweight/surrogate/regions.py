@@ -1,11 +1,14 @@
 """Boxes round incumbents, which shrink while nothing better is found in them. D encoded dimensions, n points.
 
-As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions.
+As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
+point belongs to the nearest centre, those of higher regions and of exhausted ones included, so that no region moves to where
+another is or was.
 """
 
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 LARGEST, SMALLEST = 0.3, 0.004  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
@@ -19,6 +22,7 @@ class Region:
     Attributes:
         centre: (D,).
         height: The height at the centre.
+        origin: (D,), where it began.
         half: Half of the box's side.
         failures: Points told since the last success.
         streak: Successes since the box last changed.
@@ -27,6 +31,7 @@ class Region:
 
     centre: np.ndarray
     height: float
+    origin: np.ndarray
     half: float = LARGEST
     failures: int = 0
     streak: int = 0
@@ -36,12 +41,13 @@ class Region:
         """The lower and upper corner, cut off at the cube."""
         return np.maximum(self.centre - self.half, 0.0), np.minimum(self.centre + self.half, 1.0)
 
-    def learn(self, unit, heights, mine, patience, floor):
+    def learn(self, unit, heights, mine, owned, patience, floor):
         """Move to a better point, and shrink or grow.
 
         Args:
             unit, heights: (n, D), (n,) of the pool.
             mine: (n,), whether a point was proposed by this region.
+            owned: (n,), whether it may move there: no higher region is nearer.
             patience: Points without success after which the box is halved.
             floor: A box in which the heights differ by no more is not halved: what differs is noise.
         """
@@ -50,6 +56,7 @@ class Region:
         near = (is_new | (floor > 0)) & (away <= 2 * self.half) | (is_new & mine)
         if floor > 0:
             self.height = float(heights[away.argmin()])
+        near &= owned
         best = np.flatnonzero(near)[heights[near].argmax()] if near.any() else None
         if best is not None and heights[best] > self.height:
             self._move(unit[best], heights[best], heights)
@@ -80,8 +87,8 @@ class Niches:
         count: How many regions.
         patience: Points without success, after which a box is halved.
         floor: See `Region.learn`.
-        regions: List of `count` of them, or None where there is none.
-        exhausted: List of (D,) centres.
+        regions: List of `count` of them, empty before the first `update`.
+        exhausted: List of (D,) places where no region is to be.
     """
 
     count: int
@@ -97,25 +104,42 @@ class Niches:
             unit, heights, origins: (n, D), (n,), (n,) of the pool: an origin is the number of the region.
         """
         self.regions = self.regions or [None] * self.count
-        for number, region in enumerate(self.regions):
-            if region is not None:
-                region.learn(unit, heights, origins == number, self.patience, self.floor)
-                if region.half < SMALLEST:
-                    self.exhausted.append(region.centre)
-                    self.regions[number] = None
+        for number in self.ranked():
+            mine, owned = origins == number, self.owns(number, unit)
+            self.regions[number].learn(unit, heights, mine, owned, self.patience, self.floor)
+        for number in self.ranked():
+            self._give_up(number)
         for number, region in enumerate(self.regions):
             if region is None:
                 self.regions[number] = self._found(unit, heights)
 
+    def _before(self, number):
+        """The centres that come before a region's: those of higher regions, and what is exhausted."""
+        ranked = self.ranked()
+        return [self.regions[i].centre for i in ranked[: ranked.index(number)]] + self.exhausted
+
+    def owns(self, number, unit):
+        """(n,): whether points are nearer to a region's centre than to all that come before it."""
+        return _distance(unit, [self.regions[number].centre]) <= _distance(unit, self._before(number))
+
+    def _give_up(self, number):
+        """Drop a region that is exhausted, and one that was drawn to where another is or was.
+
+        A false maximum draws from far away: where such a region began is not to be begun at again.
+        """
+        region = self.regions[number]
+        reach = APART / 2 * np.sqrt(len(region.centre))
+        is_drawn = _distance(region.centre[None], self._before(number))[0] < reach
+        if region.half < SMALLEST or is_drawn:
+            self.exhausted += [region.origin] if is_drawn else [region.centre, region.origin]
+            self.regions[number] = None
+
     def _found(self, unit, heights):
-        """A region round the best point that is far from all others and from what is exhausted; None without such."""
-        far = np.ones(len(unit), bool)
-        for centre in [r.centre for r in self.regions if r is not None] + self.exhausted:
-            far &= np.linalg.norm(unit - centre, axis=1) > APART * np.sqrt(unit.shape[1])
-        if not far.any():
-            return None
-        best = np.flatnonzero(far)[heights[far].argmax()]
-        return Region(unit[best].copy(), float(heights[best]), seen=len(heights))
+        """A region round the best point that is far from all others and from what is exhausted, or round the furthest."""
+        away = _distance(unit, [r.centre for r in self.regions if r is not None] + self.exhausted)
+        far = away > APART * np.sqrt(unit.shape[1])
+        best = np.flatnonzero(far)[heights[far].argmax()] if far.any() else away.argmax()
+        return Region(unit[best].copy(), float(heights[best]), unit[best].copy(), seen=len(heights))
 
     def ranked(self):
         """The numbers of the regions, the highest first."""
@@ -126,9 +150,15 @@ class Niches:
 
     def state(self):
         """Plain values."""
-        plain = [r and {**asdict(r), "centre": r.centre.tolist()} for r in self.regions]
+        plain = [{**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
         return {"regions": plain, "exhausted": [centre.tolist() for centre in self.exhausted]}
 
     def restore(self, state):
-        self.regions = [r and Region(**{**r, "centre": np.array(r["centre"])}) for r in state["regions"]]
+        arrays = [{name: np.array(r[name]) for name in ("centre", "origin")} for r in state["regions"]]
+        self.regions = [Region(**{**r, **found}) for r, found in zip(state["regions"], arrays)]
         self.exhausted = [np.array(centre) for centre in state["exhausted"]]
+
+
+def _distance(unit, centres):
+    """(n,): how far points are from the nearest of some centres, infinitely if there are none."""
+    return cdist(unit, centres).min(axis=1) if centres else np.full(len(unit), np.inf)

@@ -10,7 +10,7 @@ from keras_multiweight.surrogate.space import Categorical, Integer, Real, keys
 
 VERSION = 1
 DIMENSIONS = {cls.__name__: cls for cls in (Real, Integer, Categorical)}
-ARGUMENTS = ("num_members", "seed", "maximize", "n_init", "batch_size", "noise", "member_update")
+ARGUMENTS = ("num_members", "seed", "maximize", "n_init", "batch_size", "noise", "member_update", "acquisitions")
 
 
 def save(optimizer, path):

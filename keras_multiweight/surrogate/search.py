@@ -12,8 +12,8 @@ NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-TURNS = "CCLLLLOLOL"  # whose turn it is: the whole cube, the leading region, another region
-ACQUISITIONS_IN_TURN = ("own", "mean", "own", "bound", "own")
+SEARCHING, SETTLED = "CCLLLLOLOL", "CLOOLOCOLO"  # whose turn it is: the whole cube, the leading region, another region
+SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which it leaves most turns to others
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -27,14 +27,15 @@ class Search:
         width: D.
         noise: The standard deviation of the noise, or 0.
         rng: The private `numpy.random.Generator`.
+        acquisitions: List of names of `ACQUISITIONS`, which have their turns.
 
     Attributes:
         seen: How many of the pool's points were learned.
         trust: Rank correlation of what was predicted for the last points with what was told, a moving average, in 0..1.
     """
 
-    def __init__(self, ensemble, width, noise, rng):
-        self.ensemble, self.rng, self.noise = ensemble, rng, noise
+    def __init__(self, ensemble, width, noise, rng, acquisitions):
+        self.ensemble, self.rng, self.noise, self.acquisitions = ensemble, rng, noise, acquisitions
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
@@ -66,8 +67,7 @@ class Search:
             self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
 
     def make_frames(self, unit):
-        regions = self.niches.regions
-        return [whole_cube(unit) if r is None else box_of(r, unit, self.window) for r in regions] + [whole_cube(unit)]
+        return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
 
     def _judge(self, pool):
         """Compare what the members expect at the points told since the last time with what was told."""
@@ -172,22 +172,27 @@ class Search:
             points, predictions = groups[number]
             frame = self.frames[number]
             gap = GAP * float(np.mean(frame.high - frame.low)) / 2
-            at = _first_apart(points, self._order(points, predictions), taken, gap)
+            order = self._order(points, predictions)
+            if not frame.is_cube:
+                order = order[self.niches.owns(number, points[order])]
+            at = _first_apart(points, order, taken, gap)
             self.turn += 1
             origin = number if number < self.num_regions else WHOLE
             yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        ranked, whole, turn = self.niches.ranked(), self.num_regions, TURNS[self.turn % len(TURNS)]
-        if not ranked or (turn == "C" and (len(self.groups[whole]) or not self.ensemble)):
+        ranked, whole = self.niches.ranked(), self.num_regions
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
+        turn = turns[self.turn % len(turns)]
+        if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
-        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
             return self.rng.permutation(len(points))
-        name = ACQUISITIONS_IN_TURN[self.turn % len(ACQUISITIONS_IN_TURN)]
+        name = self.acquisitions[self.turn % len(self.acquisitions)]
         return np.argsort(-ACQUISITIONS[name](predictions, 1.0, self.turn), kind="stable")
 
     # ---- members that fork and merge ----
@@ -251,8 +256,8 @@ def _scale_rows(frame, window):
 
 def _first_apart(points, order, taken, gap):
     """The first in the order that is at least `gap` from all taken; None if there is none."""
-    if not taken:
-        return order[0]
+    if not taken or not len(order):
+        return order[0] if len(order) else None
     away = np.sqrt(np.mean((points[:, None] - np.array(taken)[None]) ** 2, axis=2)).min(axis=1)
     fitting = order[away[order] >= gap]
     return fitting[0] if len(fitting) else None

@@ -196,41 +196,47 @@ class OwnState:
 # ---- many steps in one program ----
 
 
-def step_program(model, kind, xla):
+def step_program(model, kind, xla, finish=None):
     """A function that runs `model.train_step` or `model.test_step` on many minibatches without leaving the device.
 
     Args:
         model: A compiled `MemberTrainer`.
         kind: "train" or "test".
         xla: bool, for TensorFlow: compile with XLA.
+        finish: Function `finish(batch, numpy)` of each minibatch, or None.
 
     Returns:
-        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` numbers of
-        rows, of which the first `count` minibatches are run. Only JAX has a state outside of the model.
+        `run(state, arrays, rows, count) -> logs, state`: `arrays` is what `fit` was given, `rows` are `(K, B)` or
+        `(K, B, N)` numbers of rows, of which the first `count` minibatches are run. Only JAX has a state outside of the
+        model.
     """
-    return {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}[keras.backend.backend()](
-        model, kind, xla
-    )
+    step = _finished_first(model.train_step if kind == "train" else model.test_step, finish)
+    programs = {"tensorflow": _tensorflow_program, "jax": _jax_program, "torch": _torch_program}
+    return programs[keras.backend.backend()](model, step, kind, xla, finish)
 
 
-def _tensorflow_program(model, kind, xla):
+def _finished_first(step, finish):
+    """A step that gets its batch, the last argument, from `finish`."""
+    return step if finish is None else lambda *args: step(*args[:-1], finish(args[-1], ops))
+
+
+def _tensorflow_program(model, step, kind, xla, finish):
     """One step is traced by itself, outside of XLA's context: TensorFlow compiles gradients through a
     `tf.vectorized_map` that was traced inside of it anew at every call.
     """
     import tensorflow as tf
 
-    step = model.train_step if kind == "train" else model.test_step
     steps = {}
 
     def kind_of(arrays, rows):
-        return rows.shape[1], *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
+        return tuple(rows.shape[1:]), *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
 
     def trace(arrays, rows):
         def take(arrays, numbers):
             step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
         specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
-        numbers = tf.TensorSpec((rows.shape[1],), rows.dtype)
+        numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
         return tf.function(take, autograph=False).get_concrete_function(specs, numbers)
 
     @tf.function(jit_compile=xla, autograph=False)
@@ -253,10 +259,8 @@ def _tensorflow_program(model, kind, xla):
     return program
 
 
-def _jax_program(model, kind, xla):
+def _jax_program(model, step, kind, xla, finish):
     import jax
-
-    step = model.train_step if kind == "train" else model.test_step
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state, arrays, rows, count):
@@ -272,22 +276,21 @@ def _jax_program(model, kind, xla):
     return run
 
 
-def _torch_program(model, kind, xla):
+def _torch_program(model, step, kind, xla, finish):
     """A step is traced to the operations that torch runs in it, which are then run without the Python that chose them.
 
     Steps that Python must see the numbers of (dropout takes its seed from a tensor) are run as they are.
     """
     import torch
 
-    step = model.train_step if kind == "train" else model.test_step
     graphs = {}
 
     def run(state, arrays, rows, count):
         rows = torch.as_tensor(rows)
         flat = [a for a in tree.flatten(arrays) if a is not None]
-        key = (rows.shape[1], *((tuple(a.shape), a.dtype) for a in flat))
+        key = (tuple(rows.shape[1:]), *((tuple(a.shape), a.dtype) for a in flat))
         if key not in graphs:
-            graphs[key] = _torch_graph(model, kind, arrays, rows[0])
+            graphs[key] = _torch_graph(model, kind, arrays, rows[0], finish)
         with torch.set_grad_enabled(kind == "train" and not graphs[key]):
             if graphs[key]:
                 graphs[key](flat, rows, count)
@@ -299,11 +302,35 @@ def _torch_program(model, kind, xla):
     return run
 
 
+def fed_rows(rows, block, shuffle=False):
+    """What Keras's `fit` is given in the place of data: the numbers of the rows, in blocks, in a new order at each epoch.
+
+    For arrays Keras makes TensorFlow's data pipeline anew twice an epoch, which takes longer than an epoch of a small data
+    set; here one pipeline serves all epochs.
+
+    Returns:
+        Dict of arguments of `fit`.
+    """
+    if keras.backend.backend() != "tensorflow" or shuffle not in (True, False):
+        return {"x": rows, "batch_size": block, "shuffle": shuffle}
+    import tensorflow as tf
+
+    whole = len(rows) // block * block
+
+    def epoch(_):
+        order = tf.random.shuffle(rows) if shuffle else tf.constant(rows)
+        parts = tf.data.Dataset.from_tensor_slices(tf.reshape(order[:whole], (-1, block)))
+        return parts if whole == len(rows) else parts.concatenate(tf.data.Dataset.from_tensors(order[whole:]))
+
+    epochs = tf.data.Dataset.range(1).repeat().flat_map(epoch)
+    return {"x": epochs, "steps_per_epoch": -(-len(rows) // block), "shuffle": False}
+
+
 def _rows_of(arrays, numbers):
     return tree.map_structure(lambda a: None if a is None else a[numbers], arrays)
 
 
-def _torch_graph(model, kind, arrays, numbers):
+def _torch_graph(model, kind, arrays, numbers, finish):
     """`run(arrays, rows, count)` of a traced step, or None where a step cannot be traced.
 
     A block of steps computes on copies of the variables, so that one that is cut off changes nothing.
@@ -315,6 +342,7 @@ def _torch_graph(model, kind, arrays, numbers):
     others = [*model.non_trainable_variables, *model.optimizer.variables, *model.metrics_variables]
     variables = [*trained, *(others if trained else [*model.trainable_variables, *others])]
     step = functools.partial(_torch_step, model) if kind == "train" else model.test_step
+    step = _finished_first(step, finish)
 
     def pure(*tensors):
         values, flat, numbers = tensors[: len(variables)], iter(tensors[len(variables) : -1]), tensors[-1]
@@ -367,4 +395,4 @@ def _torch_step(model, data):
 def next_rows(source):
     """The numbers of rows that Keras's data pipeline gives next, from what it hands to a training function."""
     rows = source[0] if isinstance(source, list) else next(source)
-    return ops.convert_to_numpy(rows[0] if isinstance(rows, tuple) else rows)
+    return ops.convert_to_numpy(rows[0] if isinstance(rows, (tuple, list)) else rows)

@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
@@ -13,11 +14,14 @@ from keras_multiweight.training.running import Running
 from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
 from keras_multiweight.training.steps import (
     Feed,
+    RowDataset,
+    RowFeed,
     StepCallbacks,
-    are_arrays,
     automatic_steps,
+    can_be_fed,
     first_batch,
     inside_step,
+    members_data,
     row_spec,
     split,
     two_rows,
@@ -33,7 +37,7 @@ class _Hidden:
         self.losses = None
         self.metrics = None
         self.names = []  # of the results, in order: Keras sorts what it returns
-        self.programs = {}  # of many steps, by kind
+        self.programs = {}  # of many steps, by kind and finish
         self.stock = {}  # Keras's own functions, by kind
         self.inside = []  # callbacks that are part of the training step
         self.columns = None  # what takes the part of these members out of a batch of more
@@ -235,12 +239,17 @@ class MemberTrainer(keras.Model):
         self._check_compiled()
         history, *callbacks = with_history(callbacks)
         self._take_inside(callbacks)
+        own_rows = members_data(callbacks, self, x, y, sample_weight, batch_size or 32)
+        if own_rows is not None:
+            x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
         history.running = running = Running(self, callbacks, batch_size or 32)
         callbacks = [history, *callbacks, running]
         data = (x, y, sample_weight)
-        steps = self._steps(batch_size or 32, callbacks)
-        if steps > 1 and are_arrays((data, validation_data)) and not steps_per_epoch and not class_weight:
+        if isinstance(x, RowDataset):
+            options["shuffle"] = False  # the order is the data set's
+        steps = self._steps(getattr(x, "batch_size", batch_size) or 32, callbacks)
+        if steps > 1 and can_be_fed(data, validation_data) and not steps_per_epoch and not class_weight:
             if validation_split and validation_data is None:
                 data, validation_data = split(data, validation_split)
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
@@ -263,7 +272,7 @@ class MemberTrainer(keras.Model):
         inside = [callback for callback in callbacks if inside_step(callback, self)]
         if inside != self._compiled.inside:
             self._compiled.inside, self.train_function = inside, None
-            self._compiled.programs.pop("train", None)
+            self._compiled.programs = {}
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
@@ -271,12 +280,12 @@ class MemberTrainer(keras.Model):
 
     def _fit_in_blocks(self, data, validation, sizes, steps, validation_steps, callbacks, options):
         """Keras's `fit` on the numbers of the rows, with programs that take blocks of them."""
-        train = Feed(self, "train", data, sizes[0], steps)
+        of_rows = isinstance(data[0], RowDataset)
+        train = RowFeed(self, data[0], steps) if of_rows else Feed(self, "train", data, sizes[0], steps)
         test = Feed(self, "test", validation, sizes[1], steps) if validation is not None else None
         with self._functions(train_function=train, test_function=test), callbacks[-1].scope(train):
             return super().fit(
-                x=train.rows,
-                batch_size=train.block,
+                **{**options, **train.fit_arguments(options["shuffle"])},
                 callbacks=StepCallbacks(
                     callbacks,
                     train,
@@ -291,7 +300,6 @@ class MemberTrainer(keras.Model):
                 validation_data=(test.rows,) if test else None,
                 validation_batch_size=test.block if test else None,
                 validation_steps=validation_steps,
-                **options,
             )
 
     @contextlib.contextmanager
@@ -306,12 +314,12 @@ class MemberTrainer(keras.Model):
             for name, function in before.items():
                 setattr(self, name, function)
 
-    def step_program(self, kind):
-        """The program of many steps, compiled once a kind."""
-        programs = self._compiled.programs
-        if kind not in programs:
-            programs[kind] = lowerings.step_program(self, kind, self._compiled.given["jit_compile"] is not False)
-        return programs[kind]
+    def step_program(self, kind, finish=None):
+        """The program of many steps, compiled once a kind; `finish` as for `RowDataset`."""
+        programs, xla = self._compiled.programs, self._compiled.given["jit_compile"] is not False
+        if (kind, finish) not in programs:
+            programs[kind, finish] = lowerings.step_program(self, kind, xla, finish)
+        return programs[kind, finish]
 
     def _prepare(self, x, y=None, sample_weight=None, check=True):
         """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole.
