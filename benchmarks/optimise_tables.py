@@ -1,0 +1,96 @@
+"""The tables of `RESULTS.md` from `optimise.json`, in Markdown: medians over the seeds, and p-values of a leading row.
+
+    python benchmarks/optimise_tables.py
+
+p is Mann and Whitney's, one-sided, that the regrets of the leading row are smaller. Cells with a star are of the earlier
+seeds 5000 to 5019.
+"""
+
+import numpy as np
+from optimise import FIRST_SEED, read
+from optimise_peers import PEERS
+from scipy.stats import fisher_exact, mannwhitneyu
+
+ABLATIONS = ("members-0", "members-1")
+VARIANTS = ("members-2", "members-5", "members-8", "members-10", "members-30", "members-8-forks", "members-8-evolution")
+AGAINST = (*ABLATIONS, "differential evolution", "cma", "TPE")
+METHODS = (*VARIANTS, *ABLATIONS, *PEERS)
+NAMES = {"members-0": "networks off", "members-1": "1 network"}
+MANY_OPTIMA = [f"{name}-{dim}" for dim in (10, 20) for name in ("ackley", "levy", "rastrigin")]
+
+
+def label(method):
+    _, _, number = method.partition("members-")
+    return NAMES.get(method, f"{number} networks".replace("-", " ") if number else method)
+
+
+def end(row):
+    """The regrets at the end: of what is recommended where the function is noisy."""
+    return row["recommended"] if row["noise"] else row["regret"][str(row["budget"])]
+
+
+def p_value(lead, row):
+    if row is lead:
+        return ""
+    p = mannwhitneyu(end(lead), end(row), alternative="less").pvalue
+    return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
+
+
+def median(row, at=None):
+    star = "" if row["seeds"][0] == FIRST_SEED else "*"
+    return f"{np.median(row['regret'][str(at)] if at else end(row)):.2g}{star}"
+
+
+def shares(row):
+    """Of runs that end with a regret under 0.01, and within 0.1 of the maximum."""
+    return [np.mean(np.array(end(row)) < 0.01), np.mean(np.array(row["distance"][str(row["budget"])]) < 0.1)]
+
+
+def printed(head, lines):
+    print("| " + " | ".join(head) + " |\n| --- " + "| ---: " * (len(head) - 1) + "|")
+    for line in lines:
+        print("| " + " | ".join(line) + " |")
+    print()
+
+
+def hartmann(rows, budget, lead, at):
+    found = {m: rows["hartmann", 0.0, budget, m] for m in METHODS if ("hartmann", 0.0, budget, m) in rows}
+    lines = [
+        [label(m), *(median(row, n) for n in at), *(f"{s:.2f}" for s in shares(row)), p_value(found[lead], row)]
+        for m, row in found.items()
+    ]
+    printed([f"Hartmann-6, {budget} calls", *(f"@{n}" for n in at), "regret < 0.01", "distance < 0.1", "p"], lines)
+    ours, one = (round(len(end(found[m])) * shares(found[m])[0]) for m in (lead, "members-1"))
+    total = len(end(found[lead]))
+    p = fisher_exact([[ours, total - ours], [one, total - one]], alternative="greater").pvalue
+    print(f"Runs under 0.01: {label(lead)} {ours}, 1 network {one} of {total}; Fisher's exact p = {p:.2g}\n")
+
+
+def noise(rows, lead="members-8"):
+    found = {m: rows["hartmann", 0.25, 300, m] for m in METHODS if ("hartmann", 0.25, 300, m) in rows}
+    lines = [[label(m), median(row), p_value(found[lead], row)] for m, row in found.items()]
+    printed(["Hartmann-6, noise of sd 0.25, 300 calls", "true regret of what is recommended", "p"], lines)
+
+
+def many_optima(rows, lead="members-8"):
+    """Medians, and beneath them the p-values against each."""
+    found = {m: [rows.get((problem, 0.0, 500, m)) for problem in MANY_OPTIMA] for m in METHODS}
+    found = {m: cells for m, cells in found.items() if any(cells)}
+    lines = [[label(m), *(median(row) if row else "" for row in cells)] for m, cells in found.items()]
+    for m, cells in found.items():
+        if m in AGAINST:
+            p = [p_value(ours, row) if row else "" for ours, row in zip(found[lead], cells)]
+            lines.append([f"p, {label(lead)} below {label(m)}", *p])
+    printed(["regret after 500", *MANY_OPTIMA], lines)
+
+
+def main():
+    rows = {(r["problem"], r["noise"], r["budget"], r["method"]): r for r in read()}
+    hartmann(rows, 500, "members-8", (100, 200, 300, 500))
+    hartmann(rows, 1000, "members-5", (100, 200, 300, 500, 1000))
+    noise(rows)
+    many_optima(rows)
+
+
+if __name__ == "__main__":
+    main()
