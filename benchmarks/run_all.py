@@ -89,9 +89,13 @@ def summary():
         rows = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 2), "---"], *map(row_of, lines)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         parts.append(f"### {backend}\n\n{head}\n\n{table}\n\n{verdict(lines)}{grown(backend)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *PICTURES])
 
 
+PICTURES = (
+    "![How many times faster than a loop of compiled calls](pictures/headline.png)",
+    "![How the cost grows with the members and with the rows](pictures/growth.png)",
+)
 EXPLAINED = (
     "Ratios are the time of a peer over that of `multi.predictor()` in the same run: above 1 packing is faster. *of GEMM*: "
     "the rate of the model's multiplications relative to that of one square matrix product, the limit. *first call*: "
