@@ -16,8 +16,8 @@ STOPS = [1, 2, 4, 100]  # after which epoch each member stops, from 0: two are c
 
 def network():
     x = keras.Input((6, 6, 2))
-    h = k.BatchNormalization()(k.Conv2D(3, 3, use_bias=False, activation="tanh")(x))
-    return keras.Model(x, k.Dense(3, activation="softmax", kernel_regularizer="l2")(k.Flatten()(h)))
+    h = k.BatchNormalization()(k.Dense(4, use_bias=False, activation="tanh")(k.Flatten()(x)))
+    return keras.Model(x, k.Dense(3, activation="softmax", kernel_regularizer="l2")(h))
 
 
 def data():

@@ -179,3 +179,13 @@ def finite_mean(values):
     total = ops.sum(ops.where(ops.isfinite(values), values, ops.zeros_like(values)), axis=0)
     count = ops.sum(finite, axis=0)
     return ops.where(count > 0, total / ops.maximum(count, ops.ones_like(count)), np.nan)
+
+
+def of_each_member(loss, num_members):
+    """(N,) as it is; () is the sum over the members of a loss that all have alike."""
+    return loss if len(loss.shape) == 1 else ops.broadcast_to(ops.sum(loss) / num_members, (num_members,))
+
+
+def num_rows(x):
+    """B of the inputs of a model."""
+    return ops.shape(next(leaf for leaf in tree.flatten(x) if leaf is not None))[0]

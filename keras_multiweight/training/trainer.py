@@ -11,7 +11,7 @@ from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
 from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
 from keras_multiweight.training.running import Running
-from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
+from keras_multiweight.training.scores import MemberLosses, MemberMetrics, num_rows, of_each_member, scorer
 from keras_multiweight.training.steps import (
     Feed,
     RowDataset,
@@ -171,8 +171,8 @@ class MemberTrainer(keras.Model):
                 self._compiled.metrics.check(batch)  # before the weights change
             losses = tracked.compute(batch)
         for extra in self.losses:
-            losses = losses + _of_each_member(ops.cast(extra, losses.dtype), self.num_members)
-        tracked.update_state(losses, ops.shape(_first(x))[0])
+            losses = losses + of_each_member(ops.cast(extra, losses.dtype), self.num_members)
+        tracked.update_state(losses, num_rows(x))
         return losses
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -398,12 +398,3 @@ class MemberTrainer(keras.Model):
         self._prepare(x, y, sample_weight, check=False)
         with self._guarded():
             return self._returned(super().test_on_batch(x, y, sample_weight, return_dict=True), return_dict)
-
-
-def _of_each_member(loss, num_members):
-    """(N,) as it is; () is the sum over the members of a loss that all have alike."""
-    return loss if len(loss.shape) == 1 else ops.broadcast_to(ops.sum(loss) / num_members, (num_members,))
-
-
-def _first(x):
-    return next(leaf for leaf in tree.flatten(x) if leaf is not None)
