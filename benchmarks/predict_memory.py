@@ -54,7 +54,11 @@ def in_a_process(*args):
     queue = context.Queue()
     process = context.Process(target=measure, args=(*args, queue))
     process.start()
-    cells = queue.get(timeout=3600)
+    while process.is_alive() and queue.empty():
+        time.sleep(0.1)
+    if queue.empty():
+        raise RuntimeError(f"The process that measures ended with code {process.exitcode}.")
+    cells = queue.get()
     process.join()
     return cells
 

@@ -71,7 +71,8 @@ def running(peer, models, x):
 def line(models, multi, rows, options, widest=0):
     """One line of the table, as a dict of plain values."""
     x = data(models[0], rows)
-    names = [name for name in PEERS if widest * len(models) * rows < MOST_NUMBERS or name == "loop of compiled calls"]
+    fits = widest * len(models) * rows < MOST_NUMBERS
+    names = [name for name in options.peers if fits or name == "loop of compiled calls"]
     calls, first, memory = variants(models, multi, x, names, options.compiled)
     seconds = interleaved(calls, options.repeats)
     rate = gemm_rate(lambda f: interleaved({"gemm": f}, options.repeats)["gemm"])
@@ -124,12 +125,13 @@ def main():
     parser.add_argument(
         "--models", nargs="+", choices=["MLP", *MODELS], default=["MLP", "digits CNN", "LSTM", "Transformer"]
     )
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="those to time")
     parser.add_argument("--compiled", action="store_true", help="torch: torch.compile too, on both sides")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", type=pathlib.Path, help="write what was measured to this file too")
     options = parser.parse_args()
     if not options.compiled:
-        PEERS.pop("vmap, torch.compile")
+        options.peers = [name for name in options.peers if name != "vmap, torch.compile"]
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     print(f"{header('several', options.repeats)}\n\n| | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
     found = []

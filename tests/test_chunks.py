@@ -18,7 +18,11 @@ from keras_multiweight.prediction.tuned import Tuned
 MEMBERS = 5  # no multiple of the chunks
 BACKEND = keras.backend.backend()
 SLOW = pytest.mark.slow
-WAYS = {"tensorflow": (True, False), "jax": (True,), "torch": (False, pytest.param(True, marks=SLOW))}
+WAYS = {
+    "tensorflow": (True, pytest.param(False, marks=SLOW)),
+    "jax": (True,),
+    "torch": (False, pytest.param(True, marks=SLOW)),
+}
 
 
 def data(rows, seed=0):

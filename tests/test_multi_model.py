@@ -131,8 +131,8 @@ def test_default_batch_size_keeps_the_widest_layer_in_the_caches():
     wide = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4096), k.Dense(1)]), 50)
     assert small.default_batch_size() == 8192
     estimate = wide.estimate(10_000)
-    assert estimate.batch_size == wide.default_batch_size() == 64
-    assert estimate.member_chunk == 1
+    assert estimate.batch_size <= wide.default_batch_size() <= 128
+    assert 4096 * estimate.batch_size * estimate.member_chunk <= 2**19
 
 
 def test_average_is_the_mean_of_the_members(models, x):

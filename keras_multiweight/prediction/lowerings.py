@@ -63,12 +63,25 @@ def patience():
     return 20 if keras.backend.backend() == "torch" else 0
 
 
-def cached_numbers():
-    """How many numbers all that is computed at once may be, measured by `benchmarks/batch_sizes.py`; None: do not mind.
+class Cached(NamedTuple):
+    """Numbers that stay in the caches of a CPU.
 
-    On a CPU what one layer gives and the next one takes should stay in the caches. A GPU has none of that size.
+    Attributes:
+        chunk: How many a layer may give for a chunk of members, with the chunk's weights.
+        whole: How many it may give for all members before these are cut into chunks.
     """
-    return 2**18 if on_cpu() else None
+
+    chunk: int
+    whole: int
+
+
+def cached():
+    """What stays in the caches, measured by `benchmarks/batch_sizes.py`; None on a GPU, which has none of that size.
+
+    Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
+    the compilers of the others fuse.
+    """
+    return _CACHED[keras.backend.backend()] if on_cpu() else None
 
 
 def batch_numbers():
@@ -152,11 +165,12 @@ def _jax(call, arrays):
     pure = PureCall(call)
     function = jax.jit(pure)
 
-    def run(arrays):
-        sync = getattr(call.model, "jax_state_sync", None)  # in the middle of `fit` the weights are elsewhere
-        if sync:
-            sync()
-        return pure.assign(function(pure.values(), arrays))
+    variables, sync = pure.variables, getattr(call.model, "jax_state_sync", lambda: None)
+
+    def run(arrays):  # in microseconds, of which each counts where a program takes fifty
+        sync()  # in the middle of `fit` the weights are elsewhere
+        outputs, updates = function([v.value for v in variables], arrays)
+        return pure.assign((outputs, updates)) if updates else outputs
 
     return run
 
@@ -217,4 +231,5 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
+_CACHED = {"tensorflow": Cached(2**18, 2**20), "jax": Cached(2**18, 2**20), "torch": Cached(2**19, 2**19)}
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

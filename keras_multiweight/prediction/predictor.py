@@ -114,7 +114,8 @@ class Predictor:
         program = self._at_once.get((arrays.form, arrays.rows, limit))
         if program is None:
             return self._in_batches(arrays, limit)
-        return _nested(program.call.structure, list(map(ops.convert_to_numpy, program.run(arrays.flat))))
+        run, call = program
+        return _nested(call.structure, [ops.convert_to_numpy(y) for y in run(arrays.flat)])
 
     @property
     def compiles(self):

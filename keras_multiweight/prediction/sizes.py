@@ -124,18 +124,18 @@ class Sizes:
         )
 
     def _cached_rows(self):
-        cached = lowerings.cached_numbers()
+        cached = lowerings.cached()
         whole = min(_power_of_two(lowerings.batch_numbers() / self._widest), MOST_ROWS)
         if self.num_members == 1 or cached is None:
             return whole
-        chunked = min(_power_of_two(cached * self.num_members / self._widest), CHUNKED_ROWS)
-        return max(min(_power_of_two(4 * cached / self._widest), MOST_ROWS), chunked)
+        chunked = min(_power_of_two(cached.chunk * self.num_members / self._widest), CHUNKED_ROWS)
+        return max(min(_power_of_two(cached.whole / self._widest), MOST_ROWS), chunked)
 
     def _cached_members(self, rows):
-        cached = lowerings.cached_numbers()
-        if cached is None or rows < FEWEST_ROWS or self._widest * rows <= 4 * cached:
+        cached = lowerings.cached()
+        if cached is None or rows < FEWEST_ROWS or self._widest * rows <= cached.whole:
             return self.num_members
-        return max(int(cached * self.num_members / (self._widest * rows + self._weights)), 1)
+        return max(int(cached.chunk * self.num_members / (self._widest * rows + self._weights)), 1)
 
 
 def memory_limit_in_bytes(memory_limit):
