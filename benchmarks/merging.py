@@ -1,6 +1,6 @@
 """Merging members trained on digits: what is left of the barrier, what repair gives, and how long matching takes.
 
-    python benchmarks/merging.py planted pair deep many time averaging
+    python benchmarks/merging.py planted groups pair deep attention many time averaging
 
 Each name is one experiment; all of them take some minutes on two cores.
 """
@@ -19,6 +19,7 @@ from sklearn.model_selection import train_test_split
 import keras_multiweight as kmw
 from keras_multiweight import merging
 
+PICTURES = pathlib.Path(__file__).parents[1] / "docs" / "pictures"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -64,7 +65,7 @@ def header(title, *cells):
 
 
 def residual():
-    x = inputs = keras.Input((20,))
+    x = inputs = keras.Input((64,))
     x = k.Dense(32)(x)
     for _ in range(4):
         x = k.Add()([x, k.Dense(32)(k.Dense(64, activation="relu")(k.LayerNormalization()(x)))])
@@ -72,41 +73,85 @@ def residual():
 
 
 def cnn():
-    x = inputs = keras.Input((12, 12, 3))
+    inputs = keras.Input((64,))
+    x = k.Reshape((8, 8, 1))(inputs)
     for filters in (16, 32):
         x = k.ReLU()(k.BatchNormalization()(k.Conv2D(filters, 3, use_bias=False)(x)))
     return keras.Model(inputs, k.Dense(10)(k.Flatten()(x)))
 
 
 def lstm():
-    return keras.Sequential([keras.Input((7, 5)), k.LSTM(32, return_sequences=True), k.LSTM(16), k.Dense(3)])
+    layers = [k.Reshape((8, 8)), k.LSTM(32, return_sequences=True), k.LSTM(32), k.Dense(10)]
+    return keras.Sequential([keras.Input((64,)), *layers])
 
 
-def transformer():
-    inputs = keras.Input((9,), dtype="int32")
-    x = k.Embedding(30, 32)(inputs)
+def transformer(width=32):
+    """The rows of an image are the words."""
+    inputs = keras.Input((64,))
+    x = k.Dense(width)(k.Reshape((8, 8))(inputs))
     for _ in range(2):
-        x = k.Add()([x, k.MultiHeadAttention(4, 8)(*[k.LayerNormalization()(x)] * 2)])
-        x = k.Add()([x, k.Dense(32)(k.Dense(64, activation="gelu")(k.LayerNormalization()(x)))])
-    return keras.Model(inputs, k.Dense(5)(k.GlobalAveragePooling1D()(x)))
+        x = k.Add()([x, k.MultiHeadAttention(4, width // 4)(*[k.LayerNormalization()(x)] * 2)])
+        x = k.Add()([x, k.Dense(width)(k.Dense(2 * width, activation="gelu")(k.LayerNormalization()(x)))])
+    return keras.Model(inputs, k.Dense(10)(k.Flatten()(x)))
 
 
-def planted(seeds=20):
-    """A model with random weights, and itself with all units permuted."""
-    header(f"Planted permutations, {seeds} seeds", "model", "groups", "recovered exactly", "most sweeps")
-    for build in (lambda: mlp(128, 3), cnn, residual, lstm, transformer):
-        model, twin, exact, sweeps = build(), build(), 0, 0
+def small_mlp():
+    return mlp(128, 3)
+
+
+SMALL = [small_mlp, cnn, residual, lstm, transformer]
+
+
+def planted(seeds=20, epochs=15):
+    """A trained model, and itself with all units permuted."""
+    columns = ("accuracy", "groups", "recovered exactly", "most sweeps")
+    header(f"Planted permutations of trained models, {seeds} seeds", "model", *columns)
+    for build in SMALL:
+        model, twin, exact, sweeps = trained_by_adam(build, 0, epochs), build(), 0, 0
         spec = merging.PermutationSpec.from_model(model)
         for seed in range(seeds):
-            rng = np.random.default_rng(seed)
-            model.set_weights([np.abs(w) + rng.random(w.shape) if w.ndim < 2 else rng.normal(size=w.shape) for w in
-                               model.get_weights()])  # fmt: skip
             twin.set_weights(spec.permute(model.get_weights(), spec.random(seed)))
             found = merging.weight_matching([model, twin], spec=spec, seed=seed)
             exact += all(np.array_equal(a[0], a[1]) for a in found.arrays())
             sweeps = max(sweeps, found.sweeps)
-        name = "mlp" if isinstance(model, keras.Sequential) and len(model.layers) == 4 else build.__name__
-        row(name, len(spec.groups), f"{exact} of {seeds}", sweeps)
+        row(build.__name__, accuracy(model), len(spec.groups), f"{exact} of {seeds}", sweeps)
+
+
+def trained_by_adam(build, seed, epochs, decay=0.0):
+    keras.utils.set_random_seed(seed)
+    x, _, y, _ = digits()
+    model, batches = build(), -(-len(x) // 32)
+    schedule = keras.optimizers.schedules.CosineDecay(0.003, epochs * batches)
+    model.compile(keras.optimizers.AdamW(schedule, weight_decay=decay), LOSS)
+    model.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+    return model
+
+
+def groups():
+    """What permuting all groups at random changes, relative to the largest output; weights disturbed at random."""
+    header("All groups permuted at random", "model", "groups", "held fast", "largest difference")
+    for build in SMALL:
+        print_groups(build.__name__, build())
+    for name in ("MobileNetV2", "MobileNetV3Small", "ResNet50V2", "DenseNet121", "EfficientNetB0"):
+        build = getattr(keras.applications, name)
+        print_groups(name, build(weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None))
+
+
+def print_groups(name, model):
+    spec = merging.PermutationSpec.from_model(model)
+    row(name, len(spec.groups), len(spec.frozen), spec.validate())
+
+
+def attention(epochs=60, decay=0.2, width=128):
+    """Two Transformers and two LSTMs: what REPAIR gives to their layers."""
+    header(f"Two members from different seeds, AdamW {epochs} epochs, weight decay {decay}", "", "average", "repaired")
+    x = digits()[0]
+    for build in (lambda: transformer(width), lstm):
+        a, b = (trained_by_adam(build, seed, epochs, decay) for seed in (1, 2))
+        row(f"members: {a.name}", f"{accuracy(a):.4f}, {accuracy(b):.4f}", "")
+        for align in (None, "weights", "activations"):
+            merged = (merging.merge_members([a, b], align=align, data=x, repair=data) for data in (None, x))
+            row(align, *map(accuracy, merged))
 
 
 def pair(rate=0.1, decay=0.05, epochs=100):
@@ -164,35 +209,45 @@ def many(rate=0.1, epochs=60):
         )
 
 
-def timing(counts=(2, 4, 8, 16)):
-    """Seconds to match N members of 64-512-512-512-10 with random weights."""
-    header("Seconds to match N members of 64-512-512-512-10", "N", *merging.METHODS)
+def timing(counts=(2, 4, 8, 12, 16)):
+    """Seconds of the processor, which other programs slow less, to match N members of random weights."""
+    columns = [*merging.METHODS, "rounds of mergemany", "seconds a round"]
+    header("Seconds of the processor to match N members of 64-512-512-512-10", "N", *columns)
     times = []
     for count in counts:
         models = []
         for seed in range(count):
             keras.utils.set_random_seed(seed)
             models.append(mlp(512, 3))
-        seconds = []
+        seconds, rounds = {}, 1
         for method in merging.METHODS:
-            start = time.perf_counter()
-            merging.weight_matching(models, method=method)
-            seconds.append(time.perf_counter() - start)
-        row(count, *seconds)
+            start = time.process_time()
+            found = merging.weight_matching(models, method=method)
+            seconds[method] = time.process_time() - start
+            rounds = max(rounds, found.rounds)
+        seconds["mergemany, a round"] = seconds["mergemany"] / rounds
+        row(count, *(seconds[method] for method in merging.METHODS), rounds, seconds["mergemany, a round"])
         times.append(seconds)
     plot_times(counts, times)
 
 
 def plot_times(counts, times):
-    """Seconds against N for each method, beside this script."""
+    """Seconds against N for each method, into the guide."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
-    for method, seconds in zip(merging.METHODS, zip(*times)):
-        axes.plot(counts, seconds, marker="o", label=method)
-    axes.set(xlabel="members", ylabel="seconds", title="Matching 64-512-512-512-10", xlim=(0, None), ylim=(0, None))
+    figure, axes = pyplot.subplots(figsize=(5.5, 3.4), layout="constrained")
+    for name in times[0]:
+        axes.plot(counts, [seconds[name] for seconds in times], marker="o", label=name)
+    axes.set(
+        xlabel="members",
+        ylabel="seconds of the processor",
+        title="Matching 64-512-512-512-10",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
     axes.legend()
-    figure.savefig(pathlib.Path(__file__).with_name("merging_time.png"), dpi=120)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURES / "merging_time.png", dpi=120)
 
 
 def averaging(count=4, epochs=60):
@@ -231,7 +286,16 @@ def averaging(count=4, epochs=60):
     row("one network on all rows", accuracy(one), "")
 
 
-EXPERIMENTS = {"planted": planted, "pair": pair, "deep": deep, "many": many, "time": timing, "averaging": averaging}
+EXPERIMENTS = {
+    "planted": planted,
+    "groups": groups,
+    "pair": pair,
+    "deep": deep,
+    "attention": attention,
+    "many": many,
+    "time": timing,
+    "averaging": averaging,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,6 +1,7 @@
 """The models that `predict_speed.py` times. Each function gives a fresh Keras model of two or one inputs."""
 
 import itertools
+import math
 
 import keras
 from keras import layers as k
@@ -15,11 +16,6 @@ def mlp(width=64):
     x = k.Dense(width, activation="relu")(x)
     x = k.Dense(width, activation="relu")(x)
     return keras.Model(inputs, k.Dense(1)(x))
-
-
-def mlp_flops(width):
-    """Multiplications and additions of a row."""
-    return 2 * (64 * width + width * width + width)
 
 
 def cnn():
@@ -58,10 +54,21 @@ def resnet():
     return keras.applications.ResNet50(weights=None, input_shape=(96, 96, 3), classes=10, name=f"resnet_{next(NUMBERS)}")
 
 
+def flops(model):
+    """Multiplications and additions of a row, of the products and convolutions in a model; few else count."""
+    return sum(map(_flops, model.layers))
+
+
+def _flops(layer):
+    kernels = [math.prod(w.shape) for w in layer.weights if len(w.shape) > 1 and not isinstance(layer, k.Embedding)]
+    shape = layer.input.shape if isinstance(layer, k.LSTM) else layer.output.shape if kernels else ()
+    return 2 * sum(kernels) * math.prod(shape[1:-1])
+
+
 MODELS = {  # name -> (build, numbers of members, numbers of rows)
     "digits CNN": (cnn, (10, 50), (1, 32, 256)),
     "LSTM": (lstm, (20,), (1, 32, 256)),
     "Transformer": (transformer, (10,), (1, 32, 256)),
     "MobileNetV2": (mobilenet, (3, 5), (1, 16)),
-    "ResNet50": (resnet, (3,), (1, 16)),
+    "ResNet50": (resnet, (3, 5), (1, 16)),
 }

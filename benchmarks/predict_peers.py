@@ -3,6 +3,9 @@
 A peer is `peer(models, x) -> call`, with `call(x)` the answers of all models, `(B, N, ...)`; None where there is none.
 """
 
+import os
+import tempfile
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -23,10 +26,14 @@ def branches(models, x):
     """The models side by side on the same inputs, in one Functional model, compiled."""
     if len(models) > MOST_BRANCHES:
         return None
-    inputs = [keras.Input(i.shape[1:], dtype=i.dtype) for i in models[0].inputs]
-    joined = keras.Model(inputs, [model(inputs if len(inputs) > 1 else inputs[0]) for model in models])
-    ask = Predictor(joined)
+    ask = Predictor(_joined(models))
     return lambda x: np.stack(ask(x), axis=1)
+
+
+def _joined(models):
+    inputs = [keras.Input(i.shape[1:], dtype=i.dtype) for i in models[0].inputs]
+    inputs = inputs if len(inputs) > 1 else inputs[0]
+    return keras.Model(inputs, [model(inputs) for model in models])
 
 
 def vmap(models, x):
@@ -117,6 +124,28 @@ def torch_compiled(models, x):
     return _torch_call(lambda x: compiled(parameters, buffers, torch.cat(x, -1)))
 
 
+def onnx(models, x):
+    """The branches in ONNX Runtime, exported by torch, on as many threads as there are cores to run on."""
+    if BACKEND != "torch" or len(models) > MOST_BRANCHES or _has(models[0], "LSTM"):  # which exports for minutes
+        return None
+    import onnxruntime
+
+    joined = _joined(models)
+    joined(x)  # Keras exports models that were called
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "branches.onnx")
+        joined.export(path, format="onnx", verbose=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda x: np.stack(session.run(None, dict(zip(names, tree.flatten(x)))), axis=1)
+
+
+def _has(model, class_name):
+    return any(type(layer).__name__ == class_name for layer in model.layers)
+
+
 def _torch_call(function):
     import torch
 
@@ -167,4 +196,5 @@ PEERS = {
     "vmap": vmap,
     "by hand": by_hand,
     "vmap, torch.compile": torch_compiled,
+    "ONNX Runtime": onnx,
 }

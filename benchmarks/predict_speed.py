@@ -5,27 +5,30 @@
 
 Every variant takes NumPy arrays and gives NumPy arrays of the same numbers, which is checked. The variants of a line ran in
 turn, in one process: compare within a line. A ratio is a peer's time over that of `multi.predictor()`: above 1 the packed
-model is faster; a comment says which peer does not run. "of GEMM" is the rate of the MLP's multiplications relative to one
-square matrix product in the same run.
+model is faster; a comment says which peer does not run. "first call" is what tracing and compiling takes, "memory" by how
+many MB the process grew at most in it. "of GEMM" is the rate of the model's multiplications relative to that of one square
+matrix product in the same run: at 100 % no lowering could be faster.
 """
 
 import argparse
+import json
 import logging
+import pathlib
 import time
 
 import keras
 import numpy as np
 from predict import header
-from predict_models import MODELS, mlp, mlp_flops
+from predict_models import MODELS, flops, mlp
 from predict_peers import BACKEND, PEERS, gemm_rate
-from timing import interleaved
+from timing import interleaved, peak_memory
 
 import keras_multiweight as kmw
 
 QUICK = {"members": (10, 50), "widths": (64,), "rows": (1, 32, 1024)}
 WHOLE = {"members": (10, 50, 200, 1000), "widths": (16, 64, 256), "rows": (1, 32, 1024, 16384)}
 MOST_NUMBERS = 500_000_000  # of an array that a peer holds at once; above, the peer is left out
-COLUMNS = ("predictor, ms", "first call, s", "predict", *PEERS, "torch.compile", "of GEMM")
+COLUMNS = ("predictor, ms", "first call, s", "memory, MB", "predict", *PEERS, "torch.compile", "of GEMM")
 
 
 def data(model, rows):
@@ -40,19 +43,19 @@ def data(model, rows):
 
 
 def variants(models, multi, x, names, compiled):
-    """Functions without arguments, and how long the predictor's first call took."""
+    """Functions without arguments, and how long the predictor's first call took and how much memory."""
     ask = multi.predictor()
     start = time.perf_counter()
-    expected = ask(x)
+    expected, memory = peak_memory(lambda: ask(x))
     first = time.perf_counter() - start
-    calls = {"predictor": ask, "predict": lambda x: multi.predict(x, batch_size=len(expected))}
+    calls = {"predictor": ask, "predict": multi.predict}
     calls |= {name: peer for name, peer in ((name, running(PEERS[name], models, x)) for name in names) if peer}
     if BACKEND == "torch" and compiled:
         calls["torch.compile"] = multi.predictor(jit_compile=True)
     for name, call in calls.items():
         difference = np.abs(call(x) - expected).max() / np.abs(expected).max()
         assert difference < 1e-4, f"{name} gives other numbers: {difference}"
-    return {name: lambda call=call: call(x) for name, call in calls.items()}, first
+    return {name: lambda call=call: call(x) for name, call in calls.items()}, first, memory
 
 
 def running(peer, models, x):
@@ -65,36 +68,45 @@ def running(peer, models, x):
         return None
 
 
-def line(models, multi, rows, options, flops=None, widest=0):
-    """One line of the table: cells by column."""
+def line(models, multi, rows, options, widest=0):
+    """One line of the table, as a dict of plain values."""
     x = data(models[0], rows)
     names = [name for name in PEERS if widest * len(models) * rows < MOST_NUMBERS or name == "loop of compiled calls"]
-    calls, first = variants(models, multi, x, names, options.compiled)
+    calls, first, memory = variants(models, multi, x, names, options.compiled)
     seconds = interleaved(calls, options.repeats)
-    mine = seconds.pop("predictor")
-    cells = {"predictor, ms": f"{1e3 * mine:,.3f}", "first call, s": f"{first:.2f}"}
-    cells |= {name: f"{other / mine:,.2f}" for name, other in seconds.items()}
-    if flops:
-        rate = gemm_rate(lambda f: interleaved({"gemm": f}, options.repeats)["gemm"])
-        cells["of GEMM"] = f"{100 * flops * rows * len(models) / mine / rate:.0f} %"
-    return cells
+    rate = gemm_rate(lambda f: interleaved({"gemm": f}, options.repeats)["gemm"])
+    limit = flops(models[0]) * rows * len(models) / rate
+    return {"members": len(models), "rows": rows, "seconds": seconds, "limit": limit, "first": first, "memory": memory}
+
+
+def cells(measured):
+    """The cells of a line, by column."""
+    others = dict(measured["seconds"])
+    mine = others.pop("predictor")
+    memory = measured["memory"]
+    return {
+        "predictor, ms": f"{1e3 * mine:,.3f}",
+        "first call, s": f"{measured['first']:.2f}",
+        "memory, MB": "" if memory is None else f"{memory:,.0f}",
+        "of GEMM": f"{100 * measured['limit'] / mine:.0f} %",
+        **{name: f"{other / mine:,.2f}" for name, other in others.items()},
+    }
 
 
 def lines(options):
-    """Pairs of a name and the cells of a line."""
+    """Pairs of a name and what was measured."""
     sizes = WHOLE if options.whole else QUICK
-    for num_members in sizes["members"] if "MLP" in options.models else ():
-        for width in sizes["widths"]:
+    for num_members in options.members or sizes["members"] if "MLP" in options.models else ():
+        for width in options.widths or sizes["widths"]:
             models, multi = members(lambda width=width: mlp(width), num_members)
-            for rows in sizes["rows"]:
-                name = f"MLP, N={num_members:,}, width {width}, {rows:,} rows"
-                yield name, line(models, multi, rows, options, mlp_flops(width), width)
+            for rows in options.rows or sizes["rows"]:
+                yield f"MLP {width}", line(models, multi, rows, options, width)
     for name in [name for name in MODELS if name in options.models]:
         build, numbers, all_rows = MODELS[name]
         for num_members in numbers:
             models, multi = members(build, num_members)
             for rows in all_rows:
-                yield f"{name}, N={num_members}, {rows:,} rows", line(models, multi, rows, options)
+                yield name, line(models, multi, rows, options)
 
 
 def members(build, num_members):
@@ -107,18 +119,27 @@ def members(build, num_members):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--whole", action="store_true", help="all sizes of the MLP")
+    for name, what in (("members", "N"), ("widths", "units of a layer"), ("rows", "rows")):
+        parser.add_argument(f"--{name}", type=int, nargs="+", help=f"{what} of the MLPs, in place of those of the table")
     parser.add_argument(
         "--models", nargs="+", choices=["MLP", *MODELS], default=["MLP", "digits CNN", "LSTM", "Transformer"]
     )
     parser.add_argument("--compiled", action="store_true", help="torch: torch.compile too, on both sides")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", type=pathlib.Path, help="write what was measured to this file too")
     options = parser.parse_args()
     if not options.compiled:
         PEERS.pop("vmap, torch.compile")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     print(f"{header('several', options.repeats)}\n\n| | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
-    for name, cells in lines(options):
-        print(f"| {name} | {' | '.join(cells.get(column, '') for column in COLUMNS)} |", flush=True)
+    found = []
+    for name, measured in lines(options):
+        found.append({"model": name, **measured})
+        shown = cells(measured)
+        title = f"{name}, N={measured['members']:,}, {measured['rows']:,} rows"
+        print(f"| {title} | {' | '.join(shown.get(column, '') for column in COLUMNS)} |", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps({"measured": header("several", options.repeats), "lines": found}, indent=1))
 
 
 if __name__ == "__main__":

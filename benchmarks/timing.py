@@ -1,5 +1,7 @@
 """Interleaved timings: every variant in turn, round after round, so that a slow minute slows all of them alike."""
 
+import pathlib
+import re
 import statistics
 import time
 
@@ -33,3 +35,18 @@ def _seconds_a_call(run, calls):
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
+
+
+def peak_memory(run):
+    """What a function returns, and by how many MB the memory of the process grew at most while it ran; None but on Linux."""
+    status, reset = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+    if not status.exists():
+        return run(), None
+    before = _kilobytes(status, "VmRSS")
+    reset.write_text("5")  # the peak is that of now
+    answer = run()
+    return answer, (_kilobytes(status, "VmHWM") - before) / 1024
+
+
+def _kilobytes(status, name):
+    return int(re.search(rf"{name}:\s+(\d+) kB", status.read_text())[1])

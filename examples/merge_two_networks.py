@@ -69,14 +69,14 @@ def accuracy(answers, y):
 
 
 def draw(lines, path):
-    import matplotlib.pyplot as plt
+    from matplotlib import pyplot
 
+    figure, axes = pyplot.subplots(figsize=(5.5, 3.4), layout="constrained")
     for name, line in lines.items():
-        plt.plot(line.positions, line.losses, label=name)
-    plt.xlabel("from one network (0) to the other (1)")
-    plt.ylabel("loss on test images")
-    plt.legend()
-    plt.savefig(path)
+        axes.plot(line.positions, line.losses, label=name)
+    axes.set(xlabel="from one network (0) to the other (1)", ylabel="loss on test images", ylim=(0, None))
+    axes.legend(title="matched")
+    figure.savefig(path, dpi=120)
 
 
 def main(width=512, epochs=60, plot=None):
@@ -100,8 +100,8 @@ def main(width=512, epochs=60, plot=None):
     for name, value in found.items():
         print(f"{name:36} {value:.4f}")
 
-    pairs = {"as they are": [a, b], "by weights": by_weights.models(), "by activations": by_activations.models()}
-    lines = {name: merging.loss_barrier(*pair, (x_test, y_test), loss=LOSS, steps=11) for name, pair in pairs.items()}
+    pairs = {"not at all": [a, b], "by weights": by_weights.models(), "by activations": by_activations.models()}
+    lines = {name: merging.loss_barrier(*pair, (x_test, y_test), loss=LOSS, steps=25) for name, pair in pairs.items()}
     print("Loss above the straight line between the two, at most:")
     for name, line in lines.items():
         print(f"{name:36} {line.barrier:.4f}")

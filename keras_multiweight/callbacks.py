@@ -1,5 +1,9 @@
-"""Callbacks for `MultiModel.fit` that act on each member alone. Keras's own act on the means over the members."""
+"""Callbacks for `MultiModel.fit` that act on each member alone, and one that brings the members together.
 
+Keras's own act on the means over the members.
+"""
+
+from keras_multiweight.merging.averaging import PeriodicModelAveraging
 from keras_multiweight.training.callbacks import (
     MemberCallback,
     MemberCheckpoint,
@@ -16,4 +20,5 @@ __all__ = [
     "MemberEarlyStopping",
     "MemberReduceLROnPlateau",
     "MemberTensorBoard",
+    "PeriodicModelAveraging",
 ]

@@ -30,6 +30,11 @@ def accuracy(y, answers):
     if answers.shape[-1] == 1 or answers.ndim == y.ndim - 1:
         return np.mean((answers.reshape(len(y), -1) > 0.5) == (y.reshape(len(y), -1) > 0.5))
     classes = y.argmax(axis=-1) if y.shape == answers.shape else y.reshape(answers.shape[:-1])
+    if classes.min(initial=0) < 0 or classes.max(initial=0) >= answers.shape[-1]:
+        raise ValueError(
+            f"Targets must be classes from 0 to {answers.shape[-1] - 1}. "
+            f"Received: numbers from {classes.min()} to {classes.max()}."
+        )
     return np.mean(answers.argmax(axis=-1) == classes)
 
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops, tree
 
 from keras_multiweight.layers.plumbing import PACKAGE
-from keras_multiweight.model import MultiModel
+from keras_multiweight.model import Hidden, MultiModel
 from keras_multiweight.plan import Plan
 
 
@@ -19,8 +19,9 @@ class MixedMultiModel(MultiModel):
         group_members: For each group the numbers that its members have here.
     """
 
-    def __init__(self, inputs, outputs, *, group_members, **kwargs):
+    def __init__(self, inputs, outputs, *, group_members, tuned=(), **kwargs):
         super(MultiModel, self).__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self._hidden = Hidden(None, {"tuned": list(tuned)})
         self.group_members = [list(numbers) for numbers in group_members]
 
     @property
@@ -48,13 +49,13 @@ class MixedMultiModel(MultiModel):
     def template(self):
         raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template().")
 
-    def plan(self):
-        rows = [
+    def plan(self, rows=None):
+        found = [
             {**row, "layer": f"{group.name}/{row['layer']}", "name": f"{group.name}/{row['name']}"}
             for group in self.groups
-            for row in group.plan()
+            for row in group.plan(rows)
         ]
-        return Plan(rows, self.num_members, sum(group.plan().saved_bytes for group in self.groups))
+        return Plan(found, self.num_members, sum(group.plan().saved_bytes for group in self.groups), self.tuned())
 
     def member(self, i):
         group, j = self._place(i)
@@ -70,6 +71,9 @@ class MixedMultiModel(MultiModel):
     def weight_places(self):
         raise ValueError("Members of several architectures have no places in common. Ask multi.groups[k].weight_places().")
 
+    def graph_of(self, num_members):
+        raise ValueError("Members of several architectures have several graphs. Ask multi.groups[k].graph_of(...).")
+
     def compile(self, *args, **kwargs):
         raise ValueError(
             "A model of several architectures is trained group by group: multi.groups[k].compile(...), then fit(...). "
@@ -82,13 +86,14 @@ class MixedMultiModel(MultiModel):
 
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
-        return {"graph": {**graph, "trainable": self.trainable}, "group_members": self.group_members}
+        own = {"group_members": self.group_members, **self._hidden.settings}
+        return {"graph": {**graph, "trainable": self.trainable}, **own}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        graph = keras.Model.from_config(config["graph"], custom_objects)
-        numbers = config["group_members"]
-        return cls(graph.input, graph.output, group_members=numbers, name=graph.name, trainable=graph.trainable)
+        config = dict(config)
+        graph = keras.Model.from_config(config.pop("graph"), custom_objects)
+        return cls(graph.input, graph.output, name=graph.name, trainable=graph.trainable, **config)
 
     def _groups(self):
         return zip(self.groups, self.group_members)

@@ -1,5 +1,6 @@
 """MultiModel: N weight sets of one architecture as one Keras model."""
 
+import dataclasses
 import math
 import operator
 
@@ -10,18 +11,21 @@ from keras import tree
 from keras_multiweight.bagging.oob import oob_predict, oob_score
 from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
 from keras_multiweight.deep import deep_graphs
-from keras_multiweight.layers.aggregate import EnsembleAverage
+from keras_multiweight.ensemble import EnsembleModel
+from keras_multiweight.layers.aggregate import EnsembleAverage, EnsembleSpread
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
-from keras_multiweight.prediction.batches import are_arrays, check_batch_size, default_batch_size
-from keras_multiweight.prediction.lowerings import batch_numbers
-from keras_multiweight.prediction.predictor import Predictor
+from keras_multiweight.prediction.chunks import graph_of
+from keras_multiweight.prediction.lowerings import worth_trying
+from keras_multiweight.prediction.predicting import Predicting
+from keras_multiweight.prediction.tuned import Tuned
+from keras_multiweight.prediction.tuning import Tuner
 from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
 
 
-class _Hidden:
+class Hidden:
     """What Keras must not track: the template is no sublayer of the packed model."""
 
     def __init__(self, member, settings):
@@ -30,7 +34,7 @@ class _Hidden:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class MultiModel(MemberTrainer):
+class MultiModel(Predicting, MemberTrainer):
     """N models of one architecture in one graph. Made by `pack` and `replicate`, not by hand.
 
     Called on the inputs of one member, it gives for each output of the member, in the same structure, the answers of all
@@ -52,12 +56,23 @@ class MultiModel(MemberTrainer):
     ```
     """
 
-    _predictor = None  # made at the first `predict`
-
-    def __init__(self, inputs, outputs, *, member, member_names, slots, plan, member_seeds=None, member_inputs=(), **kwargs):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        *,
+        member,
+        member_names,
+        slots,
+        plan,
+        member_seeds=None,
+        member_inputs=(),
+        tuned=(),
+        **kwargs,
+    ):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         settings = {"member_names": member_names, "member_seeds": member_seeds, "slots": slots, "plan": plan}
-        self._hidden = _Hidden(member, {**settings, "member_inputs": member_inputs})
+        self._hidden = Hidden(member, {**settings, "member_inputs": member_inputs, "tuned": list(tuned)})
 
     @property
     def num_members(self):
@@ -75,10 +90,16 @@ class MultiModel(MemberTrainer):
     def member_inputs(self):
         return list(self._hidden.settings["member_inputs"] or [False] * len(self.inputs))
 
-    def plan(self):
-        """Which rule each layer got, as a `Plan`: a list of rows, and a table when printed."""
+    def plan(self, rows=None):
+        """Which rule each layer got and which lowering it takes, as a `Plan`: a list of rows, and a table when printed.
+
+        Args:
+            rows: int. For batches of so many rows; left out, for those of a program that serves any number.
+        """
         saved = (self.num_members - 1) * sum(map(_bytes, self.shared_layers()))
-        return Plan(self._hidden.settings["plan"], self.num_members, saved)
+        layers = {layer.name: layer for layer in self.layers}
+        found = [{**row, "lowering": _lowering(layers.get(row["name"]), rows)} for row in self._hidden.settings["plan"]]
+        return Plan(found, self.num_members, saved, self.tuned())
 
     # ---- members ----
 
@@ -153,13 +174,27 @@ class MultiModel(MemberTrainer):
 
     @deep_graphs()
     def average(self, **options):
-        """A Keras model whose outputs are the averages over the members. It shares this model's layers and weights.
+        """A model whose outputs are the averages over the members. It shares this model's weights.
+
+        Its `predict` goes through the rows and the members part by part, and never holds the answers of all members for
+        all rows.
 
         Args:
             **options: Arguments of `EnsembleAverage`, for every output: `member_weights`, `from_logits`, ...
+
+        Returns:
+            An `EnsembleModel`, which is a Keras model.
         """
-        outputs = tree.map_structure(lambda y: EnsembleAverage(**options)(y), self.output)
-        return keras.Model(self.input, outputs, name=f"{self.name}_average")
+        return EnsembleModel.of(self, lambda name: EnsembleAverage(name=name, **options), f"{self.name}_average")
+
+    @deep_graphs()
+    def spread(self, **options):
+        """A model whose outputs say how far the members are apart; else as `average`.
+
+        Args:
+            **options: Arguments of `EnsembleSpread`, for every output: `measure`, `from_logits`, `ddof`.
+        """
+        return EnsembleModel.of(self, lambda name: EnsembleSpread(name=name, **options), f"{self.name}_spread")
 
     def check_trainable(self):
         """Raise where one layer serves all members that training would change, or draw in, for each member alone."""
@@ -170,57 +205,53 @@ class MultiModel(MemberTrainer):
                 f"share, {', '.join(coupled)}. Pack with share='frozen' or share=None, or freeze them before packing."
             )
 
+    @deep_graphs()
+    def graph_of(self, num_members):
+        """This model's graph for another number of members, as a Keras model with weights of its own."""
+        graph = keras.Model(self.input, self.output, name=self.name)
+        own = [x.name for x, flag in zip(self.inputs, self.member_inputs) if flag]
+        shared = [row["name"] for row in self._hidden.settings["plan"] if row["rule"] == "shared"]
+        return graph_of(graph, own, shared, self.num_members, num_members)
+
+    def take_lowerings(self, other):
+        """Force each layer to the lowering that the layer of its name in another packed model is forced to."""
+        layers = {layer.name: layer for layer in other.layers if isinstance(layer, MultiLayer)}
+        for layer in self.layers:
+            if layer.name in layers and type(layer) is type(layers[layer.name]):
+                layer.lowering = layers[layer.name].lowering
+
     # ---- predict ----
 
-    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
-        """The answers of all members, `(B, N, ...)` for each output, as NumPy arrays.
+    def tune(self, x, *, jit_compile=None, seconds=120, verbose=True):
+        """Find the fastest way to predict `x` on this machine, by trying, and predict inputs of about as many rows so.
 
-        As `keras.Model.predict`, but arrays are cut into batches and run without Keras's data pipeline, which costs tens
-        of milliseconds a call, and compiled as `compile(jit_compile=)` says. Anything else (data sets, generators, `steps`,
-        `callbacks`, a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
-
-        Args:
-            x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it; `(B, N, ...)` for
-                inputs of each member (`pack(member_inputs=True)`).
-            batch_size: int. Left out, `default_batch_size()`.
-            verbose, steps, callbacks: As for `keras.Model.predict`.
-        """
-        check_batch_size(batch_size)
-        plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
-        if plain and are_arrays(x) and keras.distribution.distribution() is None:
-            return self._own_predictor().run(x, batch_size)
-        return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
-
-    def _own_predictor(self):
-        """That of `predict`: compiled where Keras compiles."""
-        if self._predictor is None or self._predictor.jit_compile != self.jit_compile:
-            self._predictor = Predictor(self, jit_compile=self.jit_compile, patient=True)
-        return self._predictor
-
-    def predictor(self, batch_size=None, jit_compile="auto"):
-        """A function from NumPy arrays to NumPy arrays that answers as `predict`, with the least overhead for a call.
+        Tried are: to compile or not, how many members and rows are computed at once, and the lowerings of the layers. Each
+        candidate must give the answers that the model gives untuned, and is timed against the best so far in turns. What
+        wins is saved with the model and shown by `plan()`; the lowerings of the layers hold for all numbers of rows.
+        Predictors that were made before stay as they are.
 
         Args:
-            batch_size, jit_compile: As for `keras_multiweight.prediction.Predictor`.
+            x: Arrays, as `predict` takes them: of the usual kind and number of rows.
+            jit_compile: List of the values of `jit_compile` to try. Left out, both on TensorFlow, False on torch, where
+                `torch.compile` takes long.
+            seconds: After these no further candidate is begun.
+            verbose: bool. Print what it gained.
 
         Returns:
-            A `Predictor`. It is right after the weights change, and several threads may call it.
-
-        Example:
-
-        ```python
-        ask = multi.predictor()
-        ask(x)  # (B, N, ...) for each output
-        ```
+            A `Tuned`, which `str` tells in words.
         """
-        return Predictor(self, batch_size, jit_compile)
+        self._keep([entry for entry in self.tuned() if not entry.is_for(len(tree.flatten(x)[0]))])
+        found = Tuner(self, x, worth_trying() if jit_compile is None else jit_compile, seconds).run()
+        self._keep([*self.tuned(), found])
+        if verbose:
+            print(found)
+        return found
 
-    def default_batch_size(self):
-        """How many rows `predict` and `predictor` compute at once, when they are not told: a power of two up to 8192.
+    def tuned(self):
+        return [Tuned(**entry) for entry in self._hidden.settings["tuned"]]
 
-        As many as keep what a layer gives for all members within the caches of a CPU, or a part of the memory of a GPU.
-        """
-        return default_batch_size(self, batch_numbers())
+    def _keep(self, entries):
+        self._hidden.settings["tuned"] = [dataclasses.asdict(entry) for entry in entries]
 
     # ---- out of bag ----
 
@@ -274,6 +305,12 @@ def _set_member_value(layer, index, i, value):
             "A weight that all members share cannot be set for one of them. Received: another value for layer "
             f"'{layer.name}' of member {i}. Pack with share=None."
         )
+
+
+def _lowering(layer, rows):
+    """How a plan calls the lowering that a layer takes."""
+    name = layer.lowering_for_rows(rows) if isinstance(layer, MultiLayer) else None
+    return f"{name}{'!' * (name == layer.lowering)}" if name else ""
 
 
 def _bytes(layer):

@@ -3,8 +3,12 @@
 B rows, N members, C classes.
 """
 
+import io
 import itertools
+import pathlib
+import time
 
+import keras
 import numpy as np
 
 try:
@@ -14,8 +18,19 @@ except ImportError as error:
 
 from keras_multiweight.bagging.calibration import reliability
 from keras_multiweight.bagging.oob import checked_targets
+from keras_multiweight.bagging.resampling import checked_count
 from keras_multiweight.bagging.uncertainty import uncertainty
 from keras_multiweight.metrics import metric_function
+
+__all__ = [
+    "TensorBoardPlots",
+    "disagreement_matrix",
+    "learning_curves",
+    "prediction_map",
+    "predictions",
+    "reliability_diagram",
+    "score_by_members",
+]
 
 BAND = {"alpha": 0.25, "linewidth": 0}
 
@@ -160,6 +175,71 @@ def score_by_members(answers, y, metric, *, orders=10, seed=0, ax=None):
     ax.fill_between(members, mean - std, mean + std, color=line.get_color(), **BAND)
     ax.set(xlabel="members", ylabel=metric if isinstance(metric, str) else getattr(metric, "__name__", "score"))
     return ax
+
+
+class TensorBoardPlots(keras.callbacks.Callback):
+    """Shows plots in TensorBoard while members train: the learning curves, and what else is asked for. Needs `tensorboard`.
+
+    The numbers of each member are `kmw.callbacks.MemberTensorBoard`'s.
+
+    Args:
+        log_dir: Path of the folder.
+        plots: Dict of names to functions `draw(multi, ax)`, which draw into Matplotlib axes.
+        every: int: epochs from one picture to the next. Left out, there is one of each, at the end.
+
+    Example:
+
+    ```python
+    def disagreement(multi, ax):
+        report = kmw.bagging.diversity(multi.predict(x_val), y_val)
+        kmw.plots.disagreement_matrix(report, ax=ax)
+
+
+    pictures = kmw.plots.TensorBoardPlots("logs", {"disagreement": disagreement}, every=10)
+    multi.fit(x, y, epochs=50, callbacks=[kmw.callbacks.MemberTensorBoard("logs"), pictures])
+    ```
+    """
+
+    def __init__(self, log_dir, plots=None, every=None):
+        super().__init__()
+        self.log_dir, self.every = pathlib.Path(log_dir), every and checked_count(every, "every")
+        self.plots = {"learning curves": lambda multi, ax: learning_curves(multi.member_history, ax=ax), **(plots or {})}
+
+    def on_train_begin(self, logs=None):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer, self._epoch, self._drawn = EventFileWriter(str(self.log_dir / "plots")), -1, -1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch = epoch
+        if self.every and (epoch + 1) % self.every == 0:
+            self._draw_all()
+
+    def on_train_end(self, logs=None):
+        if self._epoch > self._drawn:
+            self._draw_all()
+        self._writer.close()
+
+    def _draw_all(self):
+        self._drawn = self._epoch
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # `draw` may read the weights
+        for name, draw in self.plots.items():
+            figure, ax = plt.subplots(layout="constrained")
+            draw(self.model, ax)
+            self._write(name, figure)
+            plt.close(figure)
+
+    def _write(self, name, figure):
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        width, height = figure.canvas.get_width_height()
+        image = summary_pb2.Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png.getvalue())
+        value = summary_pb2.Summary.Value(tag=name, image=image)
+        summary = summary_pb2.Summary(value=[value])
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=self._epoch, summary=summary))
 
 
 def _axes(ax):

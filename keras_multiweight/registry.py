@@ -1,9 +1,57 @@
-"""Layer class -> rule: how the N members of a layer become one layer of a packed graph."""
+"""Layer class -> rule: how the N members of a layer become one layer of a packed graph, and any other such table."""
 
 import keras
 
-_RULES = {}
-_OPERATION_RULES = {}
+
+class Rules:
+    """A table of layer classes, and of raw `keras.ops` operations, each with its rule.
+
+    The lookup is by exact class, because a subclass may change `call`.
+
+    Args:
+        kind: What one rule is called in messages.
+        register: The public function that fills the table, for messages.
+        example: What is a rule, for messages.
+    """
+
+    def __init__(self, kind, register, example):
+        self.kind = kind
+        self.name = register
+        self.example = example
+        self._layers = {}
+        self._operations = {}
+
+    def register(self, target, rule=None, replace=False):
+        """Register the rule of a layer class, and return it. Without a rule: a decorator."""
+        if rule is None:
+            return lambda decorated: self.register(target, decorated, replace)
+        if not (isinstance(target, type) and issubclass(target, keras.layers.Layer) and callable(rule)):
+            raise ValueError(f"{self.name} takes a layer class and {self.example}. Received: {target!r} and {rule!r}.")
+        if target in self._layers and not replace:
+            raise ValueError(
+                f"A layer class can have one {self.kind}. Received: a second {self.kind} {_name(rule)} for "
+                f"{target.__name__}, which has {_name(self._layers[target])}. Pass replace=True to change it."
+            )
+        self._layers[target] = rule
+        return rule
+
+    def register_operation(self, name, rule):
+        """Register the rule of a raw `keras.ops` operation, by the name of its class (`"Add"`)."""
+        self._operations[name] = rule
+
+    def find(self, operation):
+        """The rule of the exact class of a layer or raw operation, or None."""
+        cls = type(operation)
+        if cls in self._layers:
+            return self._layers[cls]
+        return self._operations.get(cls.__name__) if cls.__module__.startswith("keras.src.ops.") else None
+
+
+def _name(rule):
+    return getattr(rule, "__name__", repr(rule))
+
+
+PACKING = Rules("rule", "register_rule", "a function, such as those of keras_multiweight.packing.kinds")
 
 
 def register_rule(target, rule=None, *, replace=False):
@@ -30,36 +78,4 @@ def register_rule(target, rule=None, *, replace=False):
     kmw.register_rule(MyScaleByConstant, kinds.elementwise)
     ```
     """
-    if rule is None:
-        return lambda decorated: register_rule(target, decorated, replace=replace)
-    if not (isinstance(target, type) and issubclass(target, keras.layers.Layer) and callable(rule)):
-        raise ValueError(
-            "register_rule takes a layer class and a function, such as those of keras_multiweight.packing.kinds. "
-            f"Received: {target!r} and {rule!r}."
-        )
-    if target in _RULES and not replace:
-        raise ValueError(
-            f"A layer class can have one rule. Received: a second rule {_name(rule)} for {target.__name__}, "
-            f"which has {_name(_RULES[target])}. Pass replace=True to change it."
-        )
-    _RULES[target] = rule
-    return rule
-
-
-def register_operation_rule(name, rule):
-    """Say how a raw `keras.ops` operation is packed, by the name of its operation class (`"Add"`)."""
-    _OPERATION_RULES[name] = rule
-
-
-def find_rule(operation):
-    """The rule registered for the exact class of a layer or raw operation, or None."""
-    cls = type(operation)
-    if cls in _RULES:
-        return _RULES[cls]
-    if cls.__module__.startswith("keras.src.ops."):
-        return _OPERATION_RULES.get(cls.__name__)
-    return None
-
-
-def _name(rule):
-    return getattr(rule, "__name__", repr(rule))
+    return PACKING.register(target, rule, replace)

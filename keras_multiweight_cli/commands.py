@@ -167,9 +167,13 @@ def merge(
         Path | None, typer.Option(metavar="INPUT", help="Inputs to repair the result with, and for activations.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DATA", help=".npz with inputs and targets (y): shows a table of losses.")
+        Path | None,
+        typer.Option(metavar="DATA", help=".npz with inputs and targets (y), for a table of losses; INPUT if it has y."),
     ] = None,
-    loss: Annotated[str, typer.Option(help="Keras's name of the loss in the table.")] = "sparse_categorical_crossentropy",
+    loss: Annotated[
+        str | None,
+        typer.Option(help="Keras's name of the loss in the table. Left out: for classes if y are ints, else mse."),
+    ] = None,
     overwrite: Overwrite = False,
 ):
     """Merge trained models of one architecture into one: match their units, average, repair."""

@@ -22,8 +22,8 @@ def merged(paths, align, repair, data, loss):
         paths: Saved models.
         align: "weights", "activations" or "none".
         repair: A path of inputs for repair and for activations, or None.
-        data: A path of inputs and targets to score on, or None.
-        loss: Keras's name of the loss.
+        data: A path of inputs and targets to score on; None for those of `repair`, if it has targets.
+        loss: Keras's name of the loss; None for that of classes if the targets are whole numbers, else "mse".
     """
     library()
     from keras_multiweight import merging
@@ -31,7 +31,11 @@ def merged(paths, align, repair, data, loss):
 
     with errors.status("Reading the models"):
         members = open_for_merging(paths)
-    calibration = repair and _inputs(members, read_data(repair)[0], repair)
+    calibration = None
+    if repair:
+        arrays, y = read_data(repair)
+        calibration = _inputs(members, arrays, repair)
+        data = repair if data is None and y is not None else data
     alignment = None
     if align != "none":
         with errors.status(f"Matching {len(members)} members by {align}"):
@@ -59,6 +63,7 @@ def _table(members, steps, path, loss):
     arrays, y = read_data(path)
     if y is None:
         raise ValueError(f"DATA must be an .npz file with the inputs and the targets as '{TARGETS}'. Received: '{path}'.")
+    loss = loss or ("sparse_categorical_crossentropy" if y.dtype.kind in "iu" else "mse")
     x, function = _inputs(members, arrays, path), keras.losses.get(loss)
 
     def score(answers):

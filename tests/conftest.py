@@ -1,5 +1,6 @@
 import gc
 import os
+import pathlib
 import sys
 
 import pytest
@@ -7,6 +8,12 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["COLUMNS"] = "300"  # tables whose cells do not wrap, however long the paths in them are
 sys.path.insert(0, os.path.dirname(__file__))
+
+# The workers compile the same thousands of small programs, and the next run does so again: half of the time of JAX.
+# `pytest --cache-clear` empties the folder.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 

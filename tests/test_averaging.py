@@ -128,12 +128,15 @@ def test_members_see_parts_without_overlap_that_are_drawn_anew():
         SplitDataset(x, y, num_members=23)
 
 
-def test_members_on_parts_of_their_own_train_as_alone_between_averages():
+@pytest.mark.parametrize("given", ["dataset", "arrays"])
+def test_members_on_parts_of_their_own_train_as_alone_between_averages(given):
+    """Arrays for one member are cut by the callback."""
     x, y = data(rows=24)
     y = y[:, 0]
     multi, alone = packed(1, member_inputs=True), packed(1, member_inputs=True)
     parts = SplitDataset(x, y, N, batch_size=4, seed=1)
-    multi.fit(parts, epochs=2, shuffle=False, verbose=0, callbacks=[PeriodicModelAveraging(1, "epoch")])
+    averaging, fed = PeriodicModelAveraging(1, "epoch", seed=1), (parts,) if given == "dataset" else (x, y, 4)
+    multi.fit(*fed, epochs=2, shuffle=given == "arrays", verbose=0, callbacks=[averaging])
     for epoch in range(2):
         rows = parts.order(epoch)
         for at in range(0, 8, 4):
@@ -141,6 +144,25 @@ def test_members_on_parts_of_their_own_train_as_alone_between_averages():
         pull(alone, 0.0)
     for received, expected in zip(all_weights(multi), all_weights(alone), strict=True):
         np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parts_that_the_callback_cuts_need_targets_of_each_member():
+    x = data(rows=24)[0]
+    multi = kmw.replicate(lambda: keras.Sequential([keras.Input((4,)), k.Dense(5)]), N, member_inputs=True)
+    multi.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    labels = np.arange(24) % 5
+    with pytest.raises(ValueError, match=r"compile\(..., member_targets=True\). Received: member_targets=None"):
+        multi.fit(x, labels, verbose=0, callbacks=[PeriodicModelAveraging(1)])
+    multi.compile("sgd", multi.loss, member_targets=True)
+    multi.fit(x, labels, batch_size=4, verbose=0, callbacks=[PeriodicModelAveraging(2, reshuffle=False)])
+    kernel = all_weights(multi)[0]
+    np.testing.assert_allclose(kernel, np.broadcast_to(kernel.mean(axis=0), kernel.shape), atol=1e-6)  # 2 batches of 8 rows
+
+
+def test_outer_optimizer_steps_between_executions():
+    (x, y), outer = data(), keras.optimizers.SGD(0.7, momentum=0.9, nesterov=True)
+    with pytest.raises(ValueError, match=r"multiples of steps_per_execution.*period=3, warmup=0 and steps_per_execution=2"):
+        packed(2).fit(x, y, batch_size=3, verbose=0, callbacks=[PeriodicModelAveraging(3, outer_optimizer=outer)])
 
 
 def test_outer_optimizer_steps_along_the_way_of_the_average():
@@ -152,6 +174,18 @@ def test_outer_optimizer_steps_along_the_way_of_the_average():
         gradient = a - b  # Nesterov's first step: momentum * velocity - rate * gradient, with velocity -rate * gradient
         expected = a - 0.5 * gradient * 1.9
         np.testing.assert_allclose(received, np.broadcast_to(expected, received.shape), rtol=1e-3, atol=1e-5)
+
+
+def test_outer_optimizer_goes_on_in_a_later_fit():
+    built, (x, y) = model(), data()
+    averaging = PeriodicModelAveraging(1, "epoch", outer_optimizer=keras.optimizers.SGD(0.5, momentum=0.9))
+    for _ in range(2):
+        built.fit(x, y, batch_size=3, shuffle=False, verbose=0, callbacks=[averaging])
+    whole = model()
+    outer = keras.optimizers.SGD(0.5, momentum=0.9)
+    options = {"batch_size": 3, "epochs": 2, "shuffle": False, "verbose": 0}
+    whole.fit(x, y, **options, callbacks=[PeriodicModelAveraging(1, "epoch", outer_optimizer=outer)])
+    assert_close(stacked(built), stacked(whole))
 
 
 def test_training_goes_on_from_the_average():

@@ -290,3 +290,22 @@ def test_an_uncompiled_model_is_not_trained():
 def test_what_is_no_rule_is_not_registered(target, rule):
     with pytest.raises(ValueError, match="takes a layer class and a function"):
         kmw.register_rule(target, rule)
+
+
+@keras.saving.register_keras_serializable("tests")
+class CountingCell(k.SimpleRNNCell):
+    """Counts its steps in a weight."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.count = self.add_weight(shape=(), name="count", trainable=False, initializer="zeros")
+
+    def call(self, inputs, states, training=False):
+        self.count.assign_add(1.0)
+        return super().call(inputs, states, training=training)
+
+
+def test_a_cell_that_assigns_weights_within_a_step_is_refused():
+    layer = kmw.layers.MultiRNN(CountingCell(3), num_members=2)
+    with pytest.raises(NotImplementedError, match=r"neither assign weights nor add losses.*CountingCell"):
+        layer(np.ones((4, 2, 5, 3), "float32"))

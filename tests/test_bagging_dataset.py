@@ -1,5 +1,7 @@
 """Members that are fed rows of their own end where separate fits on those rows end."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers as k
 
 import keras_multiweight as kmw
 from keras_multiweight.testing import assert_trains_alike
+from keras_multiweight.training import lowerings
 
 ROWS, MEMBERS = 22, 3
 
@@ -39,15 +42,16 @@ def alone(model, dataset, i, x, y, epochs, weights):
         model.fit(x[seen], y[seen], sample_weight=weights[seen], batch_size=5, shuffle=False, verbose=0)
 
 
-def test_members_end_where_fits_on_their_rows_and_features_end(rows):
+@pytest.mark.parametrize("steps", [1, 2])
+def test_members_end_where_fits_on_their_rows_and_features_end(rows, steps):
     x, y = rows
     bootstrap = kmw.Bootstrap(ROWS, MEMBERS, max_samples=0.6, num_features=4, max_features=3, seed=0)
     weights = np.random.default_rng(1).random(ROWS).astype("float32")
     multi = kmw.replicate(network(3), MEMBERS, seed=0, member_inputs=True)
     single, start = multi.member(1), multi.member_weights(1)
-    multi.compile(optimizer(), "mse")
+    multi.compile(optimizer(), "mse", steps_per_execution=steps)
     dataset = kmw.BaggingDataset(x, y, bootstrap, 5, sample_weight=weights, seed=0)
-    multi.fit(dataset, epochs=2, shuffle=False, verbose=0)
+    multi.fit(dataset, epochs=2, verbose=0)
     single.compile(optimizer(), "mse")
     alone(single, dataset, 1, x[:, bootstrap.features[1]], y, 2, weights)
     moved = max(np.abs(a - b).max() for a, b in zip(start, single.get_weights()))
@@ -68,7 +72,7 @@ def test_several_inputs_train_as_separate_fits():
         seen = bootstrap.indices[i]
         return {name: part[seen] for name, part in x.items()}, y[seen]
 
-    options = {"optimizer": optimizer(), "loss": "mse"}
+    options = {"optimizer": optimizer(), "loss": "mse", "steps_per_execution": 2}
     assert_trains_alike(two_inputs, data, options, {"batch_size": 5, "epochs": 2}, member_inputs=True)
 
 
@@ -83,6 +87,23 @@ def test_every_epoch_has_the_rows_drawn_in_another_order(rows):
         assert sorted(first[:, i, 0]) == sorted(second[:, i, 0]) == sorted(rows[1][drawn, 0])
         assert not np.array_equal(first[:, i], second[:, i])
     assert not np.array_equal(np.argsort(first[:, 0, 0]), np.argsort(first[:, 1, 0]))
+
+
+@pytest.mark.parametrize("own_rows", [False, True])
+def test_every_epoch_in_compiled_steps_has_another_order(rows, own_rows, monkeypatch):
+    """With a seed Keras's own pipeline of arrays, on TensorFlow, has the same order at every epoch."""
+    seen, next_rows = [], lowerings.next_rows
+    monkeypatch.setattr(lowerings, "next_rows", lambda source: seen.append(next_rows(source)) or seen[-1])
+    keras.utils.set_random_seed(0)
+    multi = kmw.replicate(network(), MEMBERS, member_inputs=own_rows)
+    multi.compile("sgd", "mse", steps_per_execution=2)
+    bootstrap = kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+    data = (kmw.BaggingDataset(*rows, bootstrap, 6, seed=0),) if own_rows else rows
+    multi.fit(*data, batch_size=None if own_rows else 6, epochs=3, verbose=0)
+    orders = [np.concatenate(seen[2 * epoch : 2 * epoch + 2]) for epoch in range(3)]
+    drawn = np.stack(bootstrap.indices, axis=1) if own_rows else np.arange(ROWS)
+    assert len(seen) == 6 and all(np.array_equal(np.sort(order, axis=0), np.sort(drawn, axis=0)) for order in orders)
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(orders, 2))
 
 
 @pytest.mark.parametrize(

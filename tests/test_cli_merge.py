@@ -53,6 +53,8 @@ def test_merge_writes_the_model_that_the_library_gives(files, tmp_path, options,
 def test_merge_shows_the_losses_of_members_steps_and_ensemble(files, tmp_path):
     folder, models, x = files
     data = folder / "data.npz"
+    alone = run(tmp_path / "n.keras", folder / "m*.keras", "--align", "none", "--repair", data)
+    assert "mse" in alone.output and "ensemble" in alone.output
     result = run(tmp_path / "m.keras", folder / "m*.keras", "--repair", data, "--data", data, "--loss", "mse")
     assert result.exit_code == 0, result.output
     y = models[0].predict(x, verbose=0)

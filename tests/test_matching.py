@@ -8,6 +8,9 @@ from oracle import assert_close, randomized
 
 import keras_multiweight as kmw
 from keras_multiweight import merging
+from keras_multiweight.merging import cycle
+from keras_multiweight.merging.members import open_for_merging
+from keras_multiweight.merging.terms import weight_terms
 
 
 def mlp(units=24):
@@ -96,6 +99,34 @@ def test_many_members_find_common_places(method):
     x = rows(models[0])
     expected = np.mean([m.predict(x, verbose=0) for m in models], axis=0)
     assert_close(merged.predict(x, verbose=0), expected, tolerance=0.1)
+
+
+def test_soft_permutations_step_as_matrices_do():
+    """Frank-Wolfe's steps need no products of matrices, and the objective along each is exact."""
+    models = [randomized(cnn_with_batch_norm(), seed) for seed in range(3)]
+    spec, members = merging.PermutationSpec.from_model(models[0]), open_for_merging(models)
+    terms, rng = weight_terms(spec, members), np.random.default_rng(0)
+    names = [name for name, group in spec.groups.items() if not group.parent]
+    starts, *ways = ([spec.random(seed) for seed in range(3 * k, 3 * k + 3)] for k in range(3))
+    softened = [[cycle.Softened(*pair, start, names) for pair in zip(terms.blocks, own)]
+                for own, start in zip(terms.parts, starts)]  # fmt: skip
+    maps = [{name: np.eye(len(start[name]))[start[name]] for name in names} for start in starts]
+    for ends in ways:
+        at = int(rng.integers(1, 200))
+        promised = cycle._objective(cycle._terms(softened, ends))[at]
+        for own, of_member, end in zip(softened, maps, ends):
+            for block in own:
+                block.step(end, cycle.FINE[at])
+            for name in names:
+                of_member[name] = (1 - cycle.FINE[at]) * of_member[name] + cycle.FINE[at] * np.eye(len(end[name]))[end[name]]
+        expected = [[block.mix(part, of_member) for block, part in zip(terms.blocks, own)]
+                    for own, of_member in zip(terms.parts, maps)]  # fmt: skip
+        for own, parts in zip(softened, expected):
+            for block, part in zip(own, parts):
+                np.testing.assert_allclose(block.whole, part, rtol=1e-4, atol=1e-5)
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        direct = sum(np.vdot(a, b) for i, j in pairs for a, b in zip(expected[i], expected[j]))
+        np.testing.assert_allclose(promised, direct, rtol=1e-4)
 
 
 def test_aligned_members_compute_what_they_did():

@@ -130,8 +130,9 @@ def test_default_batch_size_keeps_the_widest_layer_in_the_caches():
     small = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4)]), 2)
     wide = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4096), k.Dense(1)]), 50)
     assert small.default_batch_size() == 8192
-    numbers = 50 * 4096 * wide.default_batch_size()
-    assert 2**20 < numbers <= 2**22
+    estimate = wide.estimate(10_000)
+    assert estimate.batch_size == wide.default_batch_size() == 64
+    assert estimate.member_chunk == 1
 
 
 def test_average_is_the_mean_of_the_members(models, x):

@@ -89,6 +89,10 @@ def test_a_member_that_drew_a_row_does_not_spoil_it():
         ({"metric": 3}, "Received: metric=3"),
         ({"y": np.zeros((ROWS - 1, 1))}, "one for each of the 40 rows. Received: 39"),
         ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN. Received: 40"),
+        (
+            {"y": [np.zeros((ROWS, 1)), np.full(ROWS, 3)], "metric": [None, "accuracy"]},
+            "Targets must be classes from 0 to 2. Received: numbers from 3 to 3",
+        ),
         ({}, "1 metrics, 1 targets and 2 outputs"),
     ],
 )

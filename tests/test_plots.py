@@ -1,5 +1,7 @@
 """Pictures show the numbers that they are given."""
 
+import pathlib
+
 import keras
 import matplotlib
 import numpy as np
@@ -84,3 +86,27 @@ def test_the_score_by_members_ends_at_that_of_all(rng):
     drawn = ax.lines[0].get_ydata()
     assert drawn[-1] == pytest.approx(np.mean((answers.mean(axis=1) - y) ** 2), rel=1e-5) and drawn[0] > drawn[-1]
     assert ax.get_ylabel() == "mse"
+
+
+@pytest.mark.parametrize(("every", "epochs"), [(2, [1, 3, 4]), (None, [4])])
+def test_tensorboard_shows_the_plots_of_members_in_training(tmp_path, every, epochs):
+    files = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    x = np.zeros((8, 2), "float32")
+    multi = kmw.replicate(lambda: keras.Sequential([keras.Input((2,)), k.Dense(1)]), 2, seed=0)
+    multi.compile("sgd", "mse")
+    seen = []
+    board = plots.TensorBoardPlots(tmp_path, {"own": lambda multi, ax: seen.append(multi.predict(x)[0, :, 0])}, every)
+    multi.fit(x, np.ones((8, 1)), epochs=5, verbose=0, callbacks=[board])
+    assert not plt.get_fignums()
+    biases = [multi.member_weights(i)[1][0] for i in range(2)]
+    np.testing.assert_allclose(seen[-1], biases, rtol=1e-6)  # the weights as they are, which the answers to zeros are
+    (path,) = (tmp_path / "plots").iterdir()
+    events = [event for event in files.EventFileLoader(str(path)).Load() if event.summary.value]
+    names = [event.summary.value[0].tag for event in events]
+    assert names == ["learning curves", "own"] * len(epochs)
+    assert [event.step for event in events[::2]] == epochs
+
+
+def test_every_plot_is_in_the_pictures():
+    script = (pathlib.Path(__file__).parents[1] / "examples" / "ensemble_pictures.py").read_text()
+    assert not [name for name in plots.__all__ if f"plots.{name}(" not in script]

@@ -1,10 +1,33 @@
 """Models, data and optimizers for the equality of packed and single training."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers as k
 
 ROWS = 24
+ROUNDINGS = 4 if keras.backend.backend() == "torch" else 0  # beyond the tolerance: where float64 does not take them away
+
+
+@contextlib.contextmanager
+def float64():
+    """A scope in which models compute in float64. On torch Keras's products are float32 even then."""
+    before = keras.config.floatx()
+    _enable_x64(True)
+    keras.config.set_floatx("float64")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
+        _enable_x64(False)
+
+
+def _enable_x64(is_on):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", is_on)
 
 
 def _rng():

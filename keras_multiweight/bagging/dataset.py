@@ -1,18 +1,51 @@
 """Rows of its own for each member, in an order of its own. R rows, N members, B rows a batch."""
 
-import keras
 import numpy as np
 from keras import tree
 
 from keras_multiweight.bagging.oob import checked_targets
 from keras_multiweight.bagging.resampling import checked_count
+from keras_multiweight.training.steps import RowDataset
 
 
-class BaggingDataset(keras.utils.PyDataset):
+class MemberRows(RowDataset):
+    """Batches `(B, N, ...)` of rows that each member sees in an order of its own, taken from one copy of the data.
+
+    A subclass says in `order(epoch)` which rows these are.
+
+    Args:
+        x: Array `(R, ...)`, or a structure of arrays.
+        y: Targets, `(R, ...)`, or a structure.
+        batch_size: int, B.
+        sample_weight: `(R,)`.
+    """
+
+    def __init__(self, x, y, batch_size=32, *, sample_weight=None, **kwargs):
+        super().__init__(**kwargs)
+        self.batch_size = checked_count(batch_size, "batch_size")
+        self.x, self.y = tree.map_structure(np.asarray, (x, y))
+        rows = len(tree.flatten(self.x)[0])
+        tree.map_structure(lambda y: checked_targets(y, rows), self.y)
+        weights = () if sample_weight is None else (checked_targets(sample_weight, rows),)
+        self.arrays = (self.x, self.y, *weights)
+        self._epoch = -1
+        self.rows = self.order(0)
+
+    def order(self, epoch):
+        """The rows that the members see in an epoch, in order: `(rows of an epoch, N)` int."""
+        raise NotImplementedError
+
+    def on_epoch_begin(self):  # not `on_epoch_end`, which Keras calls before the first epoch too
+        self._epoch += 1
+        self.rows = self.order(self._epoch)
+
+
+class BaggingDataset(MemberRows):
     """Feeds each member the rows that it drew, as a separate `fit` on those rows would see them.
 
     For models whose members read inputs of their own, `pack(models, member_inputs=True)` or
-    `replicate(..., member_inputs=True)`. The batches are `(B, N, ...)`, taken from one copy of the data; after training
+    `replicate(..., member_inputs=True)`. The batches are `(B, N, ...)`, taken from one copy of the data, with
+    `compile(steps_per_execution="auto")` on the device and inside the program that trains; after training
     `multi.select(range(N), member_inputs=False)` is the model whose members answer the same rows.
 
     Args:
@@ -25,65 +58,48 @@ class BaggingDataset(keras.utils.PyDataset):
         sample_weight: `(R,)`.
         seed: int, of the orders.
 
-    Give `fit(shuffle=False)`: otherwise Keras shuffles the batches once more, and the short last one comes anywhere.
+    The order of the rows is the data set's, whatever `fit(shuffle=)` says; the short batch is the last.
 
     Example:
 
     ```python
     multi = kmw.replicate(build, 20, member_inputs=True)
     bootstrap = kmw.Bootstrap(len(x), 20, seed=0)
-    multi.fit(kmw.BaggingDataset(x, y, bootstrap, batch_size=32, seed=0), epochs=10, shuffle=False)
+    multi.fit(kmw.BaggingDataset(x, y, bootstrap, batch_size=32, seed=0), epochs=10)
     ```
     """
 
     def __init__(self, x, y, bootstrap, batch_size=32, *, shuffle=True, sample_weight=None, seed=None, **kwargs):
-        super().__init__(**kwargs)
-        self.batch_size = checked_count(batch_size, "batch_size")
         self.bootstrap, self.shuffle = bootstrap, shuffle
-        self.x, self.y = tree.map_structure(np.asarray, (x, y))
-        self.sample_weight = None if sample_weight is None else checked_targets(sample_weight, bootstrap.num_rows)
-        self._check()
-        self._rows = np.stack(bootstrap.indices, axis=1)  # (rows drawn, N)
+        self._check(x)
+        self.finish = None if bootstrap.features is None else self._own_features
+        self._drawn = np.stack(bootstrap.indices, axis=1)  # (rows drawn, N)
         self._seeds = np.random.SeedSequence(seed).spawn(bootstrap.num_members)
-        self._epoch = -1
-        self._order = self.order(0)
+        super().__init__(x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
-    def _check(self):
+    def _check(self, x):
         rows = self.bootstrap.num_rows
-        for array in tree.flatten(self.x):
+        for array in tree.flatten(x):
             if len(array) != rows:
                 raise ValueError(f"x must have the {rows} rows of the bootstrap. Received: {len(array)} rows.")
-        tree.map_structure(lambda y: checked_targets(y, rows), self.y)
         lengths = sorted({len(drawn) for drawn in self.bootstrap.indices})
         if len(lengths) > 1:
             raise ValueError(
                 "Members must draw as many rows each to be fed side by side. Received: a bootstrap that draws from "
                 f"{lengths[0]} to {lengths[-1]} rows, as whole groups do. Train with sample_weight=bootstrap.weights."
             )
-        if self.bootstrap.features is not None and not isinstance(self.x, np.ndarray):
+        if self.bootstrap.features is not None and not hasattr(x, "shape"):
             raise ValueError("Features are drawn from the last axis of one array x. Received: a structure of arrays.")
 
     def order(self, epoch):
-        """The rows that the members see in an epoch, in order: `(rows drawn, N)` int."""
         if not self.shuffle:
-            return self._rows
+            return self._drawn
         rngs = [np.random.default_rng([*seed.generate_state(4), epoch]) for seed in self._seeds]
-        return np.stack([rng.permutation(drawn) for rng, drawn in zip(rngs, self._rows.T)], axis=1)
+        return np.stack([rng.permutation(drawn) for rng, drawn in zip(rngs, self._drawn.T)], axis=1)
 
-    @property
-    def num_batches(self):
-        return -(-len(self._rows) // self.batch_size)
-
-    def __getitem__(self, number):
-        rows = self._order[number * self.batch_size : (number + 1) * self.batch_size]  # (B, N)
-        batch = tree.map_structure(lambda array: array[rows], (self.x, self.y))
-        x = batch[0]
-        if self.bootstrap.features is not None:
-            features = self.bootstrap.features  # (N, F)
-            x = np.take_along_axis(x, features.reshape(1, len(features), *[1] * (x.ndim - 3), -1), axis=-1)
-        weights = () if self.sample_weight is None else (self.sample_weight[rows],)
-        return x, batch[1], *weights
-
-    def on_epoch_begin(self):  # not `on_epoch_end`, which Keras calls before the first epoch too
-        self._epoch += 1
-        self._order = self.order(self._epoch)
+    def _own_features(self, batch, numpy):
+        """Each member's features of rows `(B, N, ..., C)`: `(B, N, ..., F)`."""
+        x, *others = batch
+        features = self.bootstrap.features  # (N, F)
+        features = features.reshape(1, len(features), *[1] * (len(x.shape) - 3), -1)
+        return numpy.take_along_axis(x, features, axis=-1), *others

@@ -4,6 +4,7 @@ from keras_multiweight.layers.aggregate import EnsembleAverage, EnsembleSpread, 
 from keras_multiweight.layers.any_layer import MapMembers
 from keras_multiweight.layers.attention import MultiGroupQueryAttention, MultiMultiHeadAttention
 from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.layers.cells import MultiConvLSTM1D, MultiConvLSTM2D, MultiConvLSTM3D, MultiRNN
 from keras_multiweight.layers.conv import (
     MultiConv1D,
     MultiConv1DTranspose,

@@ -5,8 +5,7 @@ import warnings
 import keras
 
 from keras_multiweight.copies import CannotCopyError, copy_built, copy_layer
-from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.mapping import map_members
+from keras_multiweight.layers.base import OPTIONS, MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 
 
@@ -19,8 +18,8 @@ class MapMembers(MultiLayer):
     Args:
         member: A Keras layer, of which a copy is taken.
         num_members: int, N.
-        lowering: `"vectorized"` (default) maps the call over the members with `keras.ops.vectorized_map`, `"unrolled"`
-            lays N calls side by side in the graph: slower to trace, but it works for every layer on every backend.
+        lowering: None or `"vectorized"` maps the call over the members with `keras.ops.vectorized_map`, `"unrolled"` lays
+            N calls side by side in the graph: slower to trace, but it works for every layer on every backend.
 
     Input shape:
         `(B, N, ...)`, or `(B, ...)` with `shared_input=True`; as many tensors as the layer takes.
@@ -37,10 +36,10 @@ class MapMembers(MultiLayer):
     """
 
     member_class = keras.layers.Layer
+    lowering_names = ("vectorized", "unrolled")
 
-    def __init__(self, member, *, num_members, lowering="vectorized", **kwargs):
+    def __init__(self, member, *, num_members, **kwargs):
         super().__init__(member=member, num_members=num_members, **kwargs)
-        self.lowering = lowering
 
     def _own(self, member):
         """A class that cannot be made again serves itself: a call reads the packed weights, and leaves its own alone."""
@@ -55,15 +54,10 @@ class MapMembers(MultiLayer):
     def call(self, inputs, *args, mask=None, training=None, **kwargs):
         if mask is not None:
             kwargs["mask"] = mask
-        return self.run(self._map, inputs, *args, training=training, **kwargs)
-
-    def _map(self, *args, **kwargs):
-        if self.lowering == "unrolled":
-            return map_members(self, args, kwargs, "unrolled")
-        return self.map_members(*args, **kwargs)
+        return self.run(self.map_members, inputs, *args, training=training, **kwargs)
 
     def get_config(self):
-        options = {name: getattr(self, name) for name in ("num_members", "member_axis", "shared_input", "lowering")}
+        options = {name: getattr(self, name) for name in OPTIONS}
         member = keras.saving.serialize_keras_object(self.template())
         member["config"] = self.member_config()
         return {"member": member, "name": self.name, **options}

@@ -22,6 +22,7 @@ from keras_multiweight.copies import (
 )
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.checks import check_alike, check_options
+from keras_multiweight.layers.choice import ChoosesLowering
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
 from keras_multiweight.layers.per_member import (
     MemberActivityRegularizer,
@@ -31,7 +32,7 @@ from keras_multiweight.layers.per_member import (
     MemberValues,
 )
 
-OPTIONS = ("num_members", "member_axis", "shared_input")
+OPTIONS = ("num_members", "member_axis", "shared_input", "lowering")
 
 
 class _Hidden:
@@ -42,6 +43,7 @@ class _Hidden:
         self.config = _config(member)
         self.weights = []
         self.seeds = []
+        self.input_shape = None  # of one member, where the layer is in a graph
         self.stack = plumbing.StackMembers(num_members)
         self.fold = plumbing.FoldMembers(num_members)
         self.unfold = plumbing.UnfoldMembers(num_members)
@@ -49,7 +51,7 @@ class _Hidden:
         self.to_members = plumbing.BatchToMembers(num_members)
 
 
-class MultiLayer(keras.layers.Layer):
+class MultiLayer(ChoosesLowering, keras.layers.Layer):
     """Base of the layers that hold N weight sets of one Keras layer.
 
     Args:
@@ -59,12 +61,14 @@ class MultiLayer(keras.layers.Layer):
         member_axis: Where the member axis of inputs and outputs is: 1 (default) for `(B, N, ...)`, 0 for `(N, B, ...)`,
             -1 for members joined with the channels, `(B, ..., N*C)`, where a layer offers it.
         shared_input: bool. The inputs have no member axis: all members read the same.
+        lowering: One of `lowerings()`, to force an implementation; None (default) leaves the choice to the table of costs.
         **kwargs: More arguments of `member_class`.
     """
 
     member_class = None
     flat_weights = ()  # names of weights stored as (N*rows, ...) in place of (N, rows, ...)
     member_axes = (0, 1)
+    lowering_names = ("vectorized", "unrolled")  # of `map_members`
 
     @classmethod
     def takes_channels(cls, member, rank):
@@ -73,10 +77,12 @@ class MultiLayer(keras.layers.Layer):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        if "call" in vars(cls) and "lowering_names" not in vars(cls):
+            cls.lowering_names = ()
         if cls.member_class is not None:
             cls.__signature__ = _joined_signature(cls.member_class)
 
-    def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, **kwargs):
+    def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, lowering=None, **kwargs):
         name = kwargs.pop("name", None)
         member = self._own(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
         check_options(type(self), member, num_members, member_axis)
@@ -85,6 +91,7 @@ class MultiLayer(keras.layers.Layer):
         self.num_members = num_members
         self.member_axis = member_axis
         self.shared_input = shared_input
+        self.lowering = lowering
         self.autocast = member.autocast
         self.supports_masking = member.supports_masking
         if member.activity_regularizer is not None:
@@ -245,12 +252,13 @@ class MultiLayer(keras.layers.Layer):
         The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
         """
         draws = kwargs.get("training") and draws_in_training(self.template())
-        return map_members(self, args, kwargs, "unrolled" if draws else "vectorized")
+        return map_members(self, args, kwargs, "unrolled" if draws or self.lowering == "unrolled" else "vectorized")
 
     def call(self, *args, **kwargs):
         return self.run(self.map_members, *args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
+        self._hidden.input_shape = self._member_shape(tuple(args[0].shape)) if args and is_tensor(args[0]) else None
         return tree.map_structure(self._stacked_spec, self._member_outputs(args, kwargs))
 
     def compute_output_shape(self, input_shape):

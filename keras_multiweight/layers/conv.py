@@ -5,12 +5,15 @@ one where each has its own. `member_axis=-1` takes and gives this form, so that 
 follow each other without moving a number.
 """
 
+import itertools
+import math
+
 import keras
 from keras import ops
 
 from keras_multiweight.layers.activations import activate, is_elementwise
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import grouped_conv
+from keras_multiweight.layers.lowerings import batched_matmul, convolutions, grouped_conv
 from keras_multiweight.layers.mapping import map_members
 from keras_multiweight.layers.plumbing import PACKAGE, group, ungroup
 
@@ -41,24 +44,25 @@ class _MultiConvolution(MultiLayer):
     """
 
     member_axes = (0, 1, -1)
+    lowering_names = ()
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         if self.data_format == "channels_first":
             return self.run(self._unrolled, inputs)
-        return self.run(self._compute, inputs)
+        return self.run(self._compute, inputs, self.choose(inputs, training))
 
     def _unrolled(self, x):
         return map_members(self, (x,), {}, "unrolled")
 
-    def _compute(self, x):
+    def _compute(self, x, lowering):
         if self.member_axis == -1:
-            return self._activated(self._grouped(x))
+            return self._activated(self._grouped(x, lowering))
         x = x if self.shared_input else group(x)
-        return activate(self.activation, ungroup(self._grouped(x), self.num_members))
+        return activate(self.activation, ungroup(self._grouped(x, lowering), self.num_members))
 
-    def _grouped(self, x):
+    def _grouped(self, x, lowering):
         """(B, ..., N*C), or shared (B, ..., C), to (B, ..., N*F) before the activation."""
-        x = self._convolve(x)
+        x = self._convolve(x, lowering)
         if self.use_bias:
             x = ops.add(x, ops.reshape(ops.cast(self.bias, self.compute_dtype), (-1,)))
         return x
@@ -81,9 +85,6 @@ class _MultiConvolution(MultiLayer):
         """A shared input gets a copy of its channels for each member, where no wide kernel can do without."""
         return ops.tile(x, (1,) * (len(x.shape) - 1) + (self.num_members,)) if self.shared_input else x
 
-    def _conv(self, x, kernel, parts, groups=1, **options):
-        return grouped_conv(x, self._kernel(kernel), parts, groups, **options)
-
     def _depthwise(self, x, kernel):
         return ops.depthwise_conv(
             self._own_channels(x),
@@ -95,39 +96,93 @@ class _MultiConvolution(MultiLayer):
         )
 
 
-class _MultiConv(_MultiConvolution):
+class _Convolves(_MultiConvolution):
+    """The part of plain and separable convolutions: each member's own channels by each member's own kernel."""
+
+    lowering_names = ("wide", "grouped", "side_by_side", "patches")
+    pointwise = False
+
+    def lowerings(self):
+        if self.data_format == "channels_first":
+            return ()
+        if self.num_members == 1:
+            return ("wide",)
+        moves = ((1,), (1,)) if self.pointwise else (self.strides, self.dilation_rate)
+        names = convolutions(len(self.kernel_size), self.num_members, *moves)
+        return tuple(name for name in names if name != "patches" or getattr(self, "groups", 1) == 1)
+
+    def work(self, shape):
+        rows, *sizes, channels = shape
+        size = None if None in sizes else math.prod(sizes)
+        taps = 1 if self.pointwise else math.prod(self.kernel_size)
+        sizes = {"rows": rows, "size": size, "taps": taps, "in": channels, "out": self.filters}
+        return {"kind": f"convolution in {len(self.kernel_size)} axes", "members": self.num_members, **sizes}
+
+    def _conv(self, x, kernel, lowering, groups=1, **options):
+        """(B, ..., N*C) by (N, ..., C / groups, F): (B, ..., N*F)"""
+        if lowering == "patches" and groups == 1:
+            return self._by_patches(x, ops.cast(kernel, self.compute_dtype), **options)
+        kernel = self._kernel(kernel)
+        if lowering != "side_by_side":
+            return grouped_conv(x, kernel, self.num_members * groups, **options)
+        pairs = zip(*(ops.split(part, self.num_members, axis=-1) for part in (x, kernel)))
+        return ops.concatenate([grouped_conv(*pair, groups, **options) for pair in pairs], axis=-1)
+
+    def _by_patches(self, x, kernel, padding, **options):
+        """(B, H, W, N*C) by (N, h, w, C, F): (B, ..., N*F)"""
+        num_members, *taps, channels, filters = kernel.shape
+        if padding == "same":
+            x = ops.pad(x, [(0, 0), *(((tap - 1) // 2, tap // 2) for tap in taps), (0, 0)])
+        height, width = (size - tap + 1 for size, tap in zip(ops.shape(x)[1:-1], taps))
+        places = itertools.product(*map(range, taps))
+        patches = ops.stack([x[:, i : i + height, j : j + width] for i, j in places], axis=3)
+        patches = ops.reshape(patches, (-1, math.prod(taps), num_members, channels))  # (B*H*W, taps, N, C)
+        patches = ops.reshape(ops.moveaxis(patches, 2, 0), (num_members, -1, math.prod(taps) * channels))
+        x = batched_matmul(patches, ops.reshape(kernel, (num_members, -1, filters)))  # (N, B*H*W, F)
+        return ops.reshape(ops.moveaxis(x, 0, 1), (-1, height, width, num_members * filters))
+
+
+class _MultiConv(_Convolves):
     __doc__ = _MultiConvolution.__doc__
 
-    def _convolve(self, x):
+    def lowerings(self):
+        names = super().lowerings()
         wide = self.shared_input and self.groups == 1  # one input, all kernels side by side
-        x, padding = x if wide else self._own_channels(x), self.padding
+        return ("wide",) if names and wide else names
+
+    def _convolve(self, x, lowering):
+        padding = self.padding
         if padding == "causal":
             left = self.dilation_rate[0] * (self.kernel_size[0] - 1)
             x, padding = ops.pad(x, [(0, 0), (left, 0), (0, 0)]), "valid"
         options = {"strides": self.strides, "padding": padding, "dilation_rate": self.dilation_rate}
-        return self._conv(x, self.kernel, 1 if wide else self.num_members, self.groups, **options)
+        if lowering == "wide":
+            return grouped_conv(x, self._kernel(self.kernel), self.groups, **options)
+        return self._conv(self._own_channels(x), self.kernel, lowering, self.groups, **options)
 
 
 class _MultiDepthwiseConv(_MultiConvolution):
     __doc__ = _MultiConvolution.__doc__
 
-    def _convolve(self, x):
+    def _convolve(self, x, lowering):
         return self._depthwise(x, self.kernel)
 
 
-class _MultiSeparableConv(_MultiConvolution):
+class _MultiSeparableConv(_Convolves):
     __doc__ = _MultiConvolution.__doc__
 
-    def _convolve(self, x):
+    pointwise = True
+
+    def _convolve(self, x, lowering):
         x = self._depthwise(x, self.depthwise_kernel)
         ones = (1,) * (len(x.shape) - 2)
-        return self._conv(x, self.pointwise_kernel, self.num_members, strides=ones, padding="valid", dilation_rate=ones)
+        return self._conv(x, self.pointwise_kernel, lowering, strides=ones, padding="valid", dilation_rate=ones)
 
 
 class _MultiConvTranspose(_MultiConvolution):
     __doc__ = _MultiConvolution.__doc__
 
-    def _convolve(self, x):
+    def _convolve(self, x, lowering):
         if self.shared_input:  # one input, all kernels side by side: (..., N*F, C)
             return self._transposed(x, self._kernel(self.kernel, inner=2))
         kernels = ops.unstack(ops.cast(self.kernel, self.compute_dtype), self.num_members)

@@ -1,12 +1,16 @@
 """MultiDense and MultiEinsumDense. N members, B rows."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import batched_matmul
+from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, batched_matmul
 from keras_multiweight.layers.plumbing import PACKAGE
+
+PRODUCTS = ("batched", "side_by_side", "wide")  # lowerings of `members_matmul`
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -37,12 +41,20 @@ class MultiDense(MultiLayer):
     """
 
     member_class = keras.layers.Dense
+    lowering_names = PRODUCTS
 
-    def call(self, inputs):
-        return self.run(self._compute, inputs)
+    def lowerings(self):
+        return products(self.num_members, self.shared_input)
 
-    def _compute(self, x):
-        x = members_matmul(x, ops.cast(self.kernel, self.compute_dtype), self.shared_input)  # (N, B, ..., units)
+    def work(self, shape):
+        return product_work(shape, self.units, self.num_members, self.shared_input)
+
+    def call(self, inputs, training=None):
+        return self.run(self._compute, inputs, self.choose(inputs, training))
+
+    def _compute(self, x, lowering):
+        kernel = ops.cast(self.kernel, self.compute_dtype)
+        x = members_matmul(x, kernel, self.shared_input, lowering)  # (N, B, ..., units)
         if self.use_bias:
             x = add_aligned(x, ops.cast(self.bias, self.compute_dtype))
         return activate(self.activation, x)
@@ -83,14 +95,49 @@ class MultiEinsumDense(MultiLayer):
         return activate(self.activation, x)
 
 
-def members_matmul(x, kernel, shared_input):
-    """(N, B, ..., in) or shared (B, ..., in), times (N, in, out): (N, B, ..., out)"""
+def products(num_members, shared_input):
+    """The lowerings of `members_matmul` that are worth a try."""
+    possible = True, num_members <= MOST_SIDE_BY_SIDE, shared_input
+    return tuple(name for name, may in zip(PRODUCTS, possible) if may)
+
+
+def product_work(shape, units, num_members, shared_input):
+    """What the table of costs is searched by for `members_matmul`, of one member's input `(B, ..., in)`."""
+    *lead, size = shape
+    rows = None if None in lead else math.prod(lead)
+    kind = "shared product" if shared_input else "product"
+    return {"kind": kind, "members": num_members, "rows": rows, "in": size, "out": units}
+
+
+def members_matmul(x, kernel, shared_input, lowering="batched"):
+    """(N, B, ..., in) or shared (B, ..., in), times (N, in, out): (N, B, ..., out)
+
+    Lowerings: `"batched"`, one batched product; `"side_by_side"`, N products; `"wide"`, for a shared input, one product with
+    all kernels side by side, `(in, N*out)`.
+    """
     num_members, _, units = kernel.shape
     lead = ops.shape(x)[:-1] if shared_input else ops.shape(x)[1:-1]
     if len(lead) > 1:
         x = ops.reshape(x, (-1, x.shape[-1]) if shared_input else (num_members, -1, x.shape[-1]))
-    x = batched_matmul(x, kernel)  # (N, rows, out)
+    x = _MATMULS[lowering](x, kernel)  # (N, rows, out)
     return ops.reshape(x, (num_members, *lead, units)) if len(lead) > 1 else x
+
+
+def _side_by_side(x, kernel):
+    """(N, rows, in) or shared (rows, in), times (N, in, out): (N, rows, out)"""
+    kernels = ops.unstack(kernel, kernel.shape[0])
+    parts = [x] * len(kernels) if len(x.shape) == 2 else ops.unstack(x, len(kernels))
+    return ops.stack([ops.matmul(*pair) for pair in zip(parts, kernels)])
+
+
+def _wide(x, kernel):
+    """shared (rows, in) times (N, in, out): (N, rows, out)"""
+    num_members, size, units = kernel.shape
+    x = ops.matmul(x, ops.reshape(ops.swapaxes(kernel, 0, 1), (size, num_members * units)))
+    return ops.swapaxes(ops.reshape(x, (-1, num_members, units)), 0, 1)
+
+
+_MATMULS = dict(zip(PRODUCTS, (batched_matmul, _side_by_side, _wide)))
 
 
 def members_equation(equation, shared_input):

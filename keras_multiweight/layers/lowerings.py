@@ -28,20 +28,33 @@ def _multiplies_in(dtype):
     return keras.backend.result_type(name) == name
 
 
-def grouped_conv(x, kernel, parts, groups, strides, padding, dilation_rate):
-    """A convolution `(B, ..., C) -> (B, ..., F)` in `parts` independent ones of `groups` groups each.
+MOST_SIDE_BY_SIDE = 64  # members, or programs take long to compile
 
-    The kernel is `(..., C / parts / groups, F)`. On TensorFlow `keras.ops.conv` compiles every grouped convolution with
-    XLA, which is about five times slower on CPU than TensorFlow's own grouped kernel; this exists where oneDNN is on, by
-    default on recent Intel CPUs. XLA's grouped convolution is as slow on JAX. Plain convolutions side by side are two to
-    five times faster, and take its place on CPUs.
+
+def convolutions(rank, num_members, strides, dilation_rate):
+    """The lowerings of a convolution of each member's own channels, the usual one first.
+
+    Args:
+        rank: 1, 2 or 3, the number of axes that the kernel moves along.
+        strides, dilation_rate: Tuples of ints.
+
+    Returns:
+        Some of `"grouped"`, one convolution in groups; `"side_by_side"`, N convolutions; `"patches"`, a batched product of
+        patches of the input. On TensorFlow `keras.ops.conv` compiles every grouped convolution with XLA, which is about five
+        times slower on CPU than TensorFlow's own grouped kernel (which exists where oneDNN is on, by default on recent Intel
+        and AMD CPUs). XLA's grouped convolution is as slow on JAX.
     """
-    if parts * groups > 1 and _has_native_kernel(len(x.shape) - 2, strides, dilation_rate):
+    if _has_native_groups(rank, strides, dilation_rate) or not _compiles_slow_groups():
+        usual = ("grouped", "side_by_side")
+    else:
+        usual = ("side_by_side", "grouped")
+    return (*usual, "patches") if rank == 2 and {*strides, *dilation_rate} == {1} else usual
+
+
+def grouped_conv(x, kernel, groups, strides, padding, dilation_rate):
+    """A convolution `(B, ..., C) -> (B, ..., F)` in groups; the kernel is `(..., C / groups, F)`."""
+    if groups > 1 and _has_native_groups(len(x.shape) - 2, strides, dilation_rate):
         return _tensorflow_conv(x, kernel, strides, padding)
-    if parts > 1 and _compiles_slow_groups():
-        pairs = zip(ops.split(x, parts, axis=-1), ops.split(kernel, parts, axis=-1))
-        convolved = [grouped_conv(*pair, 1, groups, strides, padding, dilation_rate) for pair in pairs]
-        return ops.concatenate(convolved, axis=-1)
     return ops.conv(
         x,
         kernel,
@@ -67,6 +80,12 @@ def on_cpu():
 
 
 @functools.cache
+def device_kind():
+    """What the table of costs calls the device that the backend computes on."""
+    return "cpu" if on_cpu() else "gpu"
+
+
+@functools.cache
 def _is_jax_on_cpu():
     return keras.backend.backend() == "jax" and on_cpu()
 
@@ -77,7 +96,7 @@ def _compiles_slow_groups():
     return keras.backend.backend() in ("jax", "tensorflow") and on_cpu()
 
 
-def _has_native_kernel(rank, strides, dilation_rate):
+def _has_native_groups(rank, strides, dilation_rate):
     fits = rank <= 2 and len(set(strides)) == 1 and set(dilation_rate) == {1}
     return fits and keras.backend.backend() == "tensorflow" and _tensorflow_knows_groups()
 

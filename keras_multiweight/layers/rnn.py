@@ -1,21 +1,61 @@
 """Recurrent layers with a member axis. N members, B rows, T steps, C channels, U units.
 
-The inputs of all steps are projected at once, as in a dense layer; what is left for a step is a batched matmul on the
-states. `keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states.
+`keras.layers.RNN` runs the steps on `(N*B, T, ...)`, with its masks, directions and states. A step multiplies the states of
+all members by their kernels in one batched matmul. One of two lowerings projects the inputs: `"projected"` all steps at
+once, as in a dense layer, before the loop; `"stepwise"` each step in its turn, which writes no `(N, B, T, gates * U)`.
 """
 
 import keras
 from keras import ops
 
+from keras_multiweight.copies import draws_in_training
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
+from keras_multiweight.layers.lowerings import batched_matmul
 from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared, unfold
 
-LOOP_OPTIONS = ("return_sequences", "return_state", "go_backwards", "unroll", "zero_output_for_mask")
+LOOP_OPTIONS = ("return_sequences", "go_backwards", "unroll", "zero_output_for_mask")
 
 
-class _MultiRecurrent(MultiLayer):
+class StepByStep(MultiLayer):
+    """A layer that runs one loop over the steps of all members. A subclass says what its `cell` is, and what that reads."""
+
+    gives_state = False  # whether the output of a step is its first state
+
+    def call(self, sequence, initial_state=None, mask=None, training=False):
+        if training and draws_in_training(self.template()):
+            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
+        return self.run(self._compute, self.choose(sequence, training), sequence, initial_state, mask, training)
+
+    def _compute(self, lowering, x, states, mask, training):
+        states, mask = keras.tree.map_structure(self.rows_of, (states, mask))
+        y, *states = self._loop(lowering)(self.inputs(x, lowering), initial_state=states, mask=mask, training=training)
+        if self.gives_state and mask is None and not self.template().return_sequences:
+            y = states[0]  # the same numbers; compilers then leave out the outputs of all steps, which Keras collects
+        outputs = keras.tree.map_structure(lambda x: unfold(x, self.num_members), [y, *states])
+        return outputs if self.template().return_state else outputs[0]
+
+    def inputs(self, x, lowering):
+        """What the loop reads, `(N*B, T, ...)`, of inputs `(N, B, T, ...)` or shared ones `(B, T, ...)`."""
+        return self.rows_of(x)
+
+    def rows_of(self, x):
+        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
+        if x is None:
+            return None
+        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+
+    def _loop(self, lowering):
+        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
+        loops = self._hidden.__dict__.setdefault("loops", {})
+        if lowering not in loops:
+            options = {name: getattr(self.template(), name) for name in LOOP_OPTIONS}
+            loops[lowering] = keras.layers.RNN(self.cell(lowering), return_state=True, dtype=self.dtype_policy, **options)
+        return loops[lowering]
+
+
+class _MultiRecurrent(StepByStep):
     """N recurrent layers as one.
 
     Args:
@@ -36,33 +76,31 @@ class _MultiRecurrent(MultiLayer):
     ```
     """
 
+    gives_state = True
     num_states = 1
+    lowering_names = ("projected", "stepwise")
 
-    def call(self, sequence, initial_state=None, mask=None, training=False):
-        if training and (self.dropout or self.recurrent_dropout):
-            return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
-        return self.run(self._compute, sequence, initial_state, mask)
+    def work(self, shape):
+        rows, steps, size = shape
+        kind = "shared recurrence" if self.shared_input else "recurrence"
+        sizes = {"rows": rows, "steps": steps, "gates": self.gates, "in": size, "out": self.units}
+        return {"kind": kind, "members": self.num_members, **sizes}
 
-    def _compute(self, x, states, mask):
-        x = members_matmul(x, self._weight("kernel"), self.shared_input)  # (N, B, T, gates * U)
-        if self.use_bias:
-            x = add_aligned(x, self._input_bias())
-        states, mask = keras.tree.map_structure(self._rows_of, (states, mask))
-        outputs = self._loop()(fold(x), initial_state=states, mask=mask)
-        return keras.tree.map_structure(lambda y: unfold(y, self.num_members), outputs)
+    def cell(self, lowering):
+        return _Cell(self, project=lowering == "stepwise")
 
-    def _rows_of(self, x):
-        """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
-        if x is None:
-            return None
-        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+    def inputs(self, x, lowering):
+        return fold(self._project(x)) if lowering == "projected" else self.rows_of(x)
 
-    def _loop(self):
-        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
-        if not hasattr(self._hidden, "loop"):
-            options = {name: getattr(self, name) for name in LOOP_OPTIONS}
-            self._hidden.loop = keras.layers.RNN(_Cell(self), dtype=self.dtype_policy, **options)
-        return self._hidden.loop
+    def _project(self, x):
+        """Inputs (N, B, T, C), or shared (B, T, C), with their bias, to (N, B, T, gates * U)"""
+        x = members_matmul(x, self._weight("kernel"), self.shared_input)
+        return add_aligned(x, self._input_bias()) if self.use_bias else x
+
+    def project_step(self, x):
+        """Inputs of one step, (N, B, C), with their bias, to (N, B, gates * U)"""
+        x = batched_matmul(x, self._weight("kernel"))
+        return add_aligned(x, self._input_bias()) if self.use_bias else x
 
     def _weight(self, name):
         return ops.cast(getattr(self, name), self.compute_dtype)
@@ -75,13 +113,13 @@ class _MultiRecurrent(MultiLayer):
 
 
 class _Cell(keras.layers.Layer):
-    """One step of all members, for `keras.layers.RNN`."""
+    """One step of all members, for `keras.layers.RNN`. With `project` its inputs are not yet projected."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, project):
         super().__init__(dtype=layer.dtype_policy)
         self.state_size = [layer.units] * layer.num_states
         self.output_size = layer.units
-        self._step = lambda x, states: layer.step(x, *states)
+        self._step = lambda x, states: layer.step(layer.project_step(x) if project else x, *states)
         self._unfold = lambda x: unfold(x, layer.num_members)
         self.built = True
 
@@ -92,17 +130,19 @@ class _Cell(keras.layers.Layer):
 
 class _LSTM(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 4
     num_states = 2
 
     def step(self, x, h, c):
         """`x` (N, B, 4 * U): projected inputs with their bias; `h`, `c` (N, B, U)."""
-        i, f, g, o = ops.split(x + ops.matmul(h, self._weight("recurrent_kernel")), 4, axis=-1)
+        i, f, g, o = ops.split(x + batched_matmul(h, self._weight("recurrent_kernel")), 4, axis=-1)
         c = self._gates(f) * c + self._gates(i) * activate(self.activation, g)
         return self._gates(o) * activate(self.activation, c), c
 
 
 class _GRU(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 3
 
     def _input_bias(self):
         return self._weight("bias")[:, 0] if self.reset_after else self._weight("bias")  # (N, 3 * U)
@@ -112,23 +152,24 @@ class _GRU(_MultiRecurrent):
         kernel = self._weight("recurrent_kernel")
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
         if self.reset_after:
-            inner = ops.matmul(h, kernel)
+            inner = batched_matmul(h, kernel)
             inner = add_aligned(inner, self._weight("bias")[:, 1]) if self.use_bias else inner
             h_z, h_r, h_h = ops.split(inner, 3, axis=-1)
             candidate = x_h + self._gates(x_r + h_r) * h_h
         else:
-            h_z, h_r = ops.split(ops.matmul(h, kernel[..., : 2 * self.units]), 2, axis=-1)
-            candidate = x_h + ops.matmul(self._gates(x_r + h_r) * h, kernel[..., 2 * self.units :])
+            h_z, h_r = ops.split(batched_matmul(h, kernel[..., : 2 * self.units]), 2, axis=-1)
+            candidate = x_h + batched_matmul(self._gates(x_r + h_r) * h, kernel[..., 2 * self.units :])
         z = self._gates(x_z + h_z)
         return (z * h + (1 - z) * activate(self.activation, candidate),)
 
 
 class _SimpleRNN(_MultiRecurrent):
     __doc__ = _MultiRecurrent.__doc__
+    gates = 1
 
     def step(self, x, h):
         """`x` (N, B, U): projected inputs with their bias; `h` (N, B, U)."""
-        return (activate(self.activation, x + ops.matmul(h, self._weight("recurrent_kernel"))),)
+        return (activate(self.activation, x + batched_matmul(h, self._weight("recurrent_kernel"))),)
 
 
 def _public(base, member_class):

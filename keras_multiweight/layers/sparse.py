@@ -29,8 +29,9 @@ class SparseLinear(keras.layers.Layer):
         kernel_initializer: Initialiser of the kernel. Glorot, He and their kind take the mean number of connections of
             an output as fan in, and of an input as fan out: a diagonal has fans of 1, blocks have the fans of a `Dense`
             of their size, and a full mask those of `Dense`. Others are called on the shape `(nnz,)`.
-        bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint,
-            bias_constraint: As for `keras.layers.Dense`, on a kernel of shape `(nnz,)`.
+        bias_initializer: As for `keras.layers.Dense`.
+        kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint: As for
+            `keras.layers.Dense`, on a kernel of shape `(nnz,)`.
 
     Input shape:
         `(B, ..., in)`.

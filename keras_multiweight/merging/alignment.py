@@ -23,6 +23,7 @@ class Alignment:
         objective: The mean over all pairs of members of the inner product of what was compared, after permuting. Larger
             is more alike.
         sweeps: The most sweeps over all groups that a matching took; the last one changes nothing.
+        rounds: How often each member was matched, with `"mergemany"`.
     """
 
     members: Members
@@ -30,6 +31,7 @@ class Alignment:
     permutations: list
     objective: float
     sweeps: int
+    rounds: int = 1
 
     def aligned(self):
         """The aligned members, as `Members`."""
@@ -57,9 +59,9 @@ def weight_matching(models, method=None, init="forward", restarts=0, reference=0
 
     Args:
         models: A MultiModel, or what `pack` takes: a list of models or paths, or a pattern. They are not changed.
-        method: For more than two members: `"mergemany"` (the default) matches each to the mean of all others until no
-            distance falls; `"reference"` matches all to one of them, once; `"cycle"` searches all permutations at the same
-            time, by Frank-Wolfe. All cost linear time in the number of members.
+        method: For more than two members: `"mergemany"` (the default) matches each to the mean of all others until a
+            round gains less than a thousandth; `"reference"` matches all to one of them, once; `"cycle"` searches all
+            permutations at the same time, by Frank-Wolfe. All cost linear time in the number of members.
         init: `"forward"` begins with a sweep from the input upward; `"identity"` with the units as they are, for members
             that began from the same weights.
         restarts: How many more searches begin with random permutations; the best is taken. For models whose residual
@@ -145,4 +147,4 @@ def _align(members, spec, terms, options, names=None, starts=None):
     starts = starts or [spec.identity() for _ in terms.parts]
     together = Together(Matcher(spec, terms.blocks, names), terms.parts, starts)
     METHODS[method](together, **options)
-    return Alignment(members, spec, together.permutations, common_objective(together), together.sweeps)
+    return Alignment(members, spec, together.permutations, common_objective(together), together.sweeps, together.rounds)

@@ -1,10 +1,11 @@
 """PeriodicModelAveraging: members that are averaged, or pulled together, every so often while they train."""
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.merging.splits import SplitDataset
 from keras_multiweight.training.trainer import MemberTrainer
 
 UNITS = ("batch", "epoch")
@@ -25,22 +26,30 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         period: int, how many batches or epochs lie between two averagings.
         unit: `"batch"` or `"epoch"`. Periods in batches are counted by the optimizer's `iterations`. A `MultiModel` averages
             in its compiled training step, also where `steps_per_execution` puts many of them in one program. With an
-            `outer_optimizer`, and in other models, Keras calls this once an execution: a period must not be shorter.
+            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these, and
+            ends with the execution that it ends in.
         alpha: float from 0 to 1, how much of its own weights a member keeps.
         warmup: int, how many batches or epochs pass before the first period begins.
         outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
+        reshuffle: Where the members read inputs of their own (`member_inputs=True`) and `fit` is given arrays for one, each
+            member trains on a part of the rows, as `SplitDataset` cuts them. `True` draws the parts anew at every epoch,
+            `False` keeps those of the first. It has no meaning where all members read the same batches.
+        seed: int, of the parts. Left out, they are new for each `fit`.
 
     Example:
 
     ```python
-    model.fit(x, y, epochs=30, callbacks=[merging.PeriodicModelAveraging(1, unit="epoch")])
+    multi = kmw.replicate(build, 4, member_inputs=True)
+    multi.compile("sgd", "sparse_categorical_crossentropy", member_targets=True)  # each member has labels of its own
+    multi.fit(x, y, epochs=30, callbacks=[merging.PeriodicModelAveraging(1, unit="epoch")])
+    merged = merging.uniform_soup(multi)
     ```
 
     Reference: Jolicoeur-Martineau et al., 2023, "PopulAtion Parameter Averaging (PAPA)"; Douillard et al., 2023, "DiLoCo:
     distributed low-communication training of language models".
     """
 
-    def __init__(self, period, unit="batch", alpha=0.0, warmup=0, outer_optimizer=None):
+    def __init__(self, period, unit="batch", alpha=0.0, warmup=0, outer_optimizer=None, reshuffle=True, seed=None):
         super().__init__()
         if period < 1 or warmup < 0 or unit not in UNITS or not 0 <= alpha <= 1 or (outer_optimizer and alpha):
             raise ValueError(
@@ -53,12 +62,28 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self.alpha = alpha
         self.warmup = warmup
         self.outer_optimizer = outer_optimizer
+        self.reshuffle = reshuffle
+        self.seed = seed
         self._passed = 0
         self._places = []
+        self._outer = []  # where the outer optimizer has led
 
     def is_inside_step(self, model):
         """Whether this computes in the compiled training step of a model."""
         return isinstance(model, MemberTrainer) and self.unit == "batch" and not self.outer_optimizer
+
+    def members_data(self, model, x, y, sample_weight, batch_size):
+        """Arrays for one member, cut into parts for all, if the members of a `MultiModel` read inputs of their own."""
+        if not (model.member_inputs and all(model.member_inputs)) or not _is_for_one(model, x):
+            return None
+        said = model.compile_arguments()["member_targets"]
+        if said is None and any(len(a.shape) + 1 < len(b.shape) for a, b in zip(tree.flatten(y), model.outputs)):
+            raise ValueError(
+                "Each member has targets of its own where the rows are cut into parts. Say so: "
+                f"'{model.name}'.compile(..., member_targets=True). Received: member_targets=None."
+            )
+        options = {"sample_weight": sample_weight, "reshuffle": self.reshuffle, "seed": self.seed}
+        return SplitDataset(x, y, model.num_members, batch_size, **options)
 
     def on_train_begin(self, logs=None):
         self._passed = 0
@@ -69,10 +94,31 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
                 "PeriodicModelAveraging needs a model with layers that have a member axis. Received: "
                 f"'{self.model.name}', which has none."
             )
+        self._check_steps()
         self._places = list(found.values())
         if self.outer_optimizer:
-            self._outer = [keras.Variable(_mean(v.value, count), trainable=True) for v, count in self._places]
+            self._begin_outer([_mean(v.value, count) for v, count in self._places])
+
+    def _begin_outer(self, means):
+        """Where the average is at the beginning; an optimizer keeps its state from one `fit` to the next."""
+        if not self._outer:
+            self._outer = [keras.Variable(mean, trainable=True) for mean in means]
             self.outer_optimizer.build(self._outer)
+        for variable, mean in zip(self._outer, means, strict=True):
+            variable.assign(mean)
+
+    def _check_steps(self):
+        """Between executions, a period can end only where an execution does."""
+        model = self.model
+        trains_members = isinstance(model, MemberTrainer)
+        steps = model.compile_arguments()["steps_per_execution"] if trains_members else model.steps_per_execution
+        if self.unit != "batch" or self.is_inside_step(model) or not isinstance(steps, int):
+            return
+        if self.period % steps or self.warmup % steps:
+            raise ValueError(
+                "period and warmup must be multiples of steps_per_execution with an outer_optimizer, or in a model that is "
+                f"no MultiModel. Received: period={self.period}, warmup={self.warmup} and steps_per_execution={steps}."
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         if self.unit == "batch" and not self.is_inside_step(self.model):
@@ -126,6 +172,15 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         gradients = [ops.subtract(outer.value, mean) for outer, mean in zip(self._outer, means)]
         self.outer_optimizer.apply(gradients, self._outer)
         return [outer.value for outer in self._outer]
+
+
+def _is_for_one(model, x):
+    """Whether inputs are arrays without a member axis, for a model whose inputs have one."""
+    arrays, inputs = tree.flatten(x), model.inputs
+    shapes = [getattr(array, "shape", ()) for array in arrays]
+    return len(arrays) == len(inputs) and all(
+        len(shape) == len(own.shape) - 1 and tuple(shape[1:]) == tuple(own.shape[2:]) for shape, own in zip(shapes, inputs)
+    )
 
 
 def _mean(value, count):

@@ -45,10 +45,10 @@ class Block:
                 part = np.take_along_axis(part, self._along(p, axis), axis=axis)
         return part
 
-    def mix(self, part, maps, leave=None):
+    def mix(self, part, maps):
         """The block with units replaced by weighted sums of units: unit `i` becomes `sum(map[i, j] * unit j)`."""
         for axis, name in enumerate(self.groups):
-            if axis != leave and name in maps:
+            if name in maps:
                 part = np.moveaxis(np.tensordot(maps[name], part, (1, axis)), 0, axis)
         return part
 

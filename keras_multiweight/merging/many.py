@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_multiweight.merging.cycle import frank_wolfe, plus
 
+ENOUGH = 1e-3  # relative; a round that gains less is the last
+
 
 class Together:
     """N members of which each has its permutations.
@@ -14,6 +16,7 @@ class Together:
     Attributes:
         permutations: For each member a dict, as `PermutationSpec.permute` takes it.
         sweeps: The most sweeps of a matching.
+        rounds: How often each member was matched.
     """
 
     def __init__(self, matcher, parts, starts):
@@ -21,6 +24,7 @@ class Together:
         self.parts = parts
         self.permutations = list(starts)
         self.sweeps = 0
+        self.rounds = 1
 
     def moved(self, i):
         """The parts of member `i`, permuted."""
@@ -44,7 +48,7 @@ def to_reference(together, reference, init, restarts, seed):
 
 
 def to_each_other(together, reference, init, restarts, seed, max_rounds=20):
-    """MergeMany (Ainsworth et al., 2022, algorithm 3): match each to the mean of the others, until no distance falls.
+    """MergeMany (Ainsworth et al., 2022, algorithm 3): match each to the mean of the others, until that gains little.
 
     It begins with each member matched to the mean of those before it.
     """
@@ -53,14 +57,14 @@ def to_each_other(together, reference, init, restarts, seed, max_rounds=20):
     for n, i in enumerate(_without(range(count), reference), 1):
         together.move(i, [part / n for part in total], init=init, restarts=restarts, seed=seed)
         total = plus(total, together.moved(i))
-    moved = count > 2
-    while moved and max_rounds:
-        moved, max_rounds = False, max_rounds - 1
+    own = sum(map(square, together.parts))  # which permutations leave as it is
+    before, reached, together.rounds = 0.0, square(total) - own, 1
+    while count > 2 and together.rounds <= max_rounds and reached > before + ENOUGH * abs(before):
         for i in rng.permutation(count):
-            own = together.moved(i)
-            others = plus(total, own, -1)
-            if together.move(i, [part / (count - 1) for part in others], init="identity", seed=seed):
-                moved, total = True, plus(others, together.moved(i))
+            others = plus(total, together.moved(i), -1)
+            together.move(i, [part / (count - 1) for part in others], init="identity", seed=seed)
+            total = plus(others, together.moved(i))
+        before, reached, together.rounds = reached, square(total) - own, together.rounds + 1
 
 
 def _without(items, one):
@@ -83,9 +87,14 @@ def common_objective(together):
     for i in range(len(together.parts)):
         moved = together.moved(i)
         total = moved if total is None else plus(total, moved)
-        own += sum(float(np.vdot(x, x)) for x in moved)
+        own += square(moved)
     count = len(together.parts)
-    return (sum(float(np.vdot(x, x)) for x in total) - own) / (count * (count - 1))
+    return (square(total) - own) / (count * (count - 1))
+
+
+def square(parts):
+    """The sum of the squares of all numbers."""
+    return sum(float(np.vdot(x, x)) for x in parts)
 
 
 METHODS = {"mergemany": to_each_other, "reference": to_reference, "cycle": all_at_once}

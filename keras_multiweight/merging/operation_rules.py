@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_multiweight.merging.axes import fixed, size_of
 from keras_multiweight.merging.parts import broadcast, concatenated, reshaped, same
-from keras_multiweight.merging.registry import register_operation_permutation
+from keras_multiweight.merging.registry import PERMUTATIONS
 from keras_multiweight.merging.trace import Traced, traced_in
 from keras_multiweight.packing.table import ELEMENTWISE_OPERATIONS
 
@@ -91,4 +91,4 @@ TABLE = {
 
 for rule, names in TABLE.items():
     for name in names:
-        register_operation_permutation(name, rule)
+        PERMUTATIONS.register_operation(name, rule)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_multiweight.merging.axes import fixed, size_of
-from keras_multiweight.merging.registry import find_permutation_rule
+from keras_multiweight.merging.registry import PERMUTATIONS
 from keras_multiweight.merging.trace import Traced
 
 
@@ -67,7 +67,7 @@ def channel_axis(layer, rank):
 def treats_units_alike(function):
     """Whether an activation gives each unit what it gives every other: the functions of Keras do, but for `glu`."""
     if isinstance(function, keras.layers.Layer):
-        return find_permutation_rule(function) is same
+        return PERMUTATIONS.find(function) is same
     name = getattr(function, "__name__", "")
     return function is None or (name != "glu" and getattr(keras.activations, name, None) is function)
 

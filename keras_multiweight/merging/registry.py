@@ -1,10 +1,11 @@
 """Layer class -> permutation rule: which axes of its weights, inputs and outputs permute together."""
 
-_RULES = {}
-_OPERATIONS = {}
+from keras_multiweight.registry import Rules
+
+PERMUTATIONS = Rules("permutation rule", "register_permutation_rule", "a function `rule(trace, layer, *args, **kwargs)`")
 
 
-def register_permutation_rule(target, rule=None):
+def register_permutation_rule(target, rule=None, *, replace=False):
     """Say which axes of a layer permute together.
 
     Args:
@@ -13,12 +14,13 @@ def register_permutation_rule(target, rule=None):
             tensors as `Traced`; so are the outputs. `trace` is a `PermutationTrace`: the rule makes new groups with
             `trace.units(size)`, says what stands on the axes of each weight with `trace.weight(variable, axes)`, and ties
             axes to each other with `trace.unify(a, b, reason)`. Left out, a decorator is returned.
+        replace: bool. Take the place of the rule that the class has.
 
     Returns:
         The rule, or a decorator that registers one.
 
     Raises:
-        ValueError: The class has a rule already.
+        ValueError: The class has a rule already, or is no layer class, or the rule is no function.
 
     Example:
 
@@ -29,22 +31,4 @@ def register_permutation_rule(target, rule=None):
         return x
     ```
     """
-    if rule is None:
-        return lambda decorated: register_permutation_rule(target, decorated)
-    if target in _RULES:
-        raise ValueError(f"A layer class can have one permutation rule. Received: a second one for {target.__name__}.")
-    _RULES[target] = rule
-    return rule
-
-
-def register_operation_permutation(name, rule):
-    """As `register_permutation_rule`, for a raw `keras.ops` operation, by the name of its class (`"Add"`)."""
-    _OPERATIONS[name] = rule
-
-
-def find_permutation_rule(operation):
-    """The rule of the exact class of a layer or raw operation, or None."""
-    cls = type(operation)
-    if cls.__module__.startswith("keras.src.ops."):
-        return _OPERATIONS.get(cls.__name__)
-    return _RULES.get(cls)
+    return PERMUTATIONS.register(target, rule, replace)

@@ -2,36 +2,33 @@
 
 The average of matched units varies less than the units do, more so from layer to layer, until little of the signal is
 left. One pass of data through the merged network corrects it, layer by layer, each on inputs that are corrected already.
+What is called several times in a pass, a reused layer or a recurrent cell, is corrected behind it, by all of its calls, and
+the pass is repeated until nothing moves.
 
 Reference: Jordan et al., 2022, "REPAIR: renormalizing permuted activations for interpolation repair".
 """
 
-import keras
+import warnings
+
 import numpy as np
-from keras import layers as k
 from keras import ops
 
 from keras_multiweight.copies import matching_weights
 from keras_multiweight.merging.members import coefficients_of, copy_with_weights, open_for_merging
 from keras_multiweight.merging.scores import check_rows
-from keras_multiweight.packing.graph import count_calls, input_layers, is_graph, walk
+from keras_multiweight.merging.sites import SILENT, NormSite, watch, without_sites
 
-SILENT = 1e-7  # the standard deviation of a unit that is not scaled
-
-# The weight that makes a layer's units, and the axes of the units in it.
-KERNELS = {
-    **dict.fromkeys((k.Dense, k.Conv1D, k.Conv2D, k.Conv3D), ("kernel", (-1,))),
-    **dict.fromkeys((k.Conv1DTranspose, k.Conv2DTranspose, k.Conv3DTranspose), ("kernel", (-2,))),
-    **dict.fromkeys((k.DepthwiseConv1D, k.DepthwiseConv2D), ("kernel", (-2, -1))),
-    **dict.fromkeys((k.SeparableConv1D, k.SeparableConv2D), ("pointwise_kernel", (-1,))),
-}
+MOST_PASSES = 30
+SETTLED = 0.01  # of a standard deviation, on average over the units; less than a few thousand rows tell
 
 
 def repair(model, members, data, weights=None):
     """Restore the members' mean and standard deviation of each pre-activation in a merged model.
 
-    Dense and convolution layers are scaled and shifted, unit by unit; one without a bias can only be scaled. Batch
-    normalisation gets new moving statistics. Other layers, and layers that are called more than once, stay as they are.
+    Dense, convolution and einsum layers are scaled and shifted, unit by unit, the query, key, value and output of attention
+    layers, the gates of recurrent ones and embeddings too; a unit without a bias can only be scaled. Batch normalisation
+    gets new moving statistics. Layers within wrappers and layers of your own are repaired alike. Other weights stay as they
+    are, and one warning names their layers.
 
     Args:
         model: A Keras model, merged from the members. It is not changed.
@@ -55,14 +52,15 @@ def repair(model, members, data, weights=None):
     ```
     """
     members = open_for_merging(members)
-    own = copy_with_weights(members.template)
+    own = _Watched(copy_with_weights(members.template), data)
     statistics = []
     for i in range(len(members)):
-        own.set_weights(members.weights(i))
-        statistics.append(_statistics(own, data))
+        own.model.set_weights(members.weights(i))
+        statistics.append(own.run())
+    _warn(own)
     coefficients = coefficients_of(weights, len(members))
-    goals = (np.tensordot(coefficients, of_layer, 1) for of_layer in zip(*statistics))
-    return _passed(model, data, _Corrected(goals))
+    goals = [np.tensordot(coefficients, of_site, 1) for of_site in zip(*statistics)]
+    return _passed(model, data, own.calls, goals)
 
 
 def update_batch_norm(model, data):
@@ -77,95 +75,107 @@ def update_batch_norm(model, data):
     Returns:
         A new Keras model.
     """
-    return _passed(model, data, lambda layer, y: None)
+    own = _Watched(copy_with_weights(model), data)
+    own.run()
+    return _passed(model, data, own.calls)
 
 
-def _statistics(model, data):
-    """The means and standard deviations of the units of each layer that can be corrected: a list of `(2, units)`."""
-    found = []
-    _run(model, data, lambda layer, y: found.append(_moments(layer, y)), lambda layer, x: None)
-    return found
+def _warn(watched):
+    left = without_sites(watched.model, watched.sites)
+    left += [site.layer for site, calls in zip(watched.sites, watched.calls) if not calls]
+    if left:
+        warnings.warn(
+            f"Repair does not know what these layers do with their weights, and leaves them as they are: {_names(left)}.",
+            stacklevel=3,
+        )
 
 
-def _passed(model, data, correct):
-    """A copy of a model that is corrected on the way through."""
+def _names(layers):
+    return ", ".join(dict.fromkeys(f"'{layer.name}' ({type(layer).__name__})" for layer in layers))
+
+
+def _passed(model, data, calls, goals=None):
+    """A copy of a model whose sites are corrected to goals, or its batch normalisation alone, on the way through."""
     copy, result = copy_with_weights(model), copy_with_weights(model)
-    _run(copy, data, correct, _reset)
-    for weight, corrected in zip(result.weights, matching_weights(copy, result)):
+    places = matching_weights(copy, result)
+    _Watched(copy, data).correct(calls, goals)
+    for weight, corrected in zip(result.weights, places):
         weight.assign(corrected)
     return result
 
 
-class _Corrected:
-    """Scales and shifts a layer's units to the next goal."""
+class _Watched:
+    """A model of our own on data, whose sites are seen.
 
-    def __init__(self, goals):
-        self.goals = goals
-
-    def __call__(self, layer, y):
-        (mean, std), (goal_mean, goal_std) = _moments(layer, y), next(self.goals)
-        ratio = np.where((std > SILENT) & (goal_std > SILENT), goal_std / np.maximum(std, SILENT), 1.0)
-        name, axes = KERNELS[type(layer)]
-        kernel = getattr(layer, name)
-        shape = [n if axis - len(kernel.shape) in axes else 1 for axis, n in enumerate(kernel.shape)]
-        _assign(kernel, ops.convert_to_numpy(kernel) * ratio.reshape(shape))
-        if layer.bias is not None:
-            _assign(layer.bias, (ops.convert_to_numpy(layer.bias) - mean) * ratio + goal_mean)
-
-
-def _assign(variable, value):
-    variable.assign(ops.cast(ops.convert_to_tensor(value.astype("float32")), variable.dtype))
-
-
-def _moments(layer, y):
-    y = ops.convert_to_numpy(y).astype("float64")
-    axis = 1 if getattr(layer, "data_format", None) == "channels_first" else y.ndim - 1
-    others = tuple(i for i in range(y.ndim) if i != axis)
-    return np.stack([y.mean(axis=others), y.std(axis=others)])
-
-
-def _reset(layer, x):
-    """Set the moving statistics of a batch normalisation to those of its inputs."""
-    x = ops.convert_to_numpy(x).astype("float64")
-    others = tuple(i for i in range(x.ndim) if i != layer.axis % x.ndim)
-    _assign(layer.moving_mean, x.mean(axis=others))
-    _assign(layer.moving_variance, x.var(axis=others))
-
-
-def _run(model, data, correct, reset):
-    """Run a model on data, operation by operation.
-
-    Args:
-        model: A Keras model of our own: it is changed.
-        correct: `correct(layer, y)` is called with each layer that can be corrected and its pre-activations, and may
-            change the layer.
-        reset: `reset(layer, x)`, with each batch normalisation and its inputs.
+    Attributes:
+        sites: List of sites.
+        calls: How often each was seen in the last run.
     """
-    model.trainable = False  # no gradients are kept
-    calls = count_calls(model)
 
-    def visit(operation, args, kwargs):
-        if is_graph(operation):
-            return keras.tree.flatten(walk(operation, keras.tree.flatten(args), visit))
-        if type(operation) is k.BatchNormalization and calls[id(operation)] == 1:
-            reset(operation, args[0])
-        if type(operation) in KERNELS and calls[id(operation)] == 1:
-            return [_corrected(operation, args[0], correct)]
-        return keras.tree.flatten(operation(*args, **kwargs))
+    def __init__(self, model, data):
+        model.trainable = False  # no gradients are kept
+        self.model = model
+        self.data = check_rows(model, data, "Data to repair with")
+        self.sites = watch(model, self._see)
+        self._at_once = {}
 
-    walk(model, _inputs(model, data), visit)
+    def run(self):
+        """The means and standard deviations of the units of each site on the data: a list of `(2, units)`."""
+        self.calls, self._sums = [0] * len(self.sites), [(0, 0.0, 0.0)] * len(self.sites)
+        self.model(self.data, training=False)
+        return [self._moments(number) for number in range(len(self.sites))]
+
+    def correct(self, calls, goals=None):
+        """Correct each site to its goal; batch normalisation alone if there are none."""
+        chosen = [i for i, site in enumerate(self.sites) if calls[i] and (goals or isinstance(site, NormSite))]
+        goals = goals or [None] * len(self.sites)
+        self._at_once = {i: goals[i] for i in chosen if calls[i] == 1}
+        later, before = [i for i in chosen if calls[i] > 1], None
+        for last in range(MOST_PASSES):
+            found = self.run()
+            if not later or (before and all(_is_close(found[i], before[i]) for i in later)):
+                return
+            if last < MOST_PASSES - 1:
+                for i in later:
+                    self.sites[i].correct(found[i], _halfway(found[i], goals[i]))
+            before = found
+        warnings.warn(
+            f"Repair did not settle in {MOST_PASSES} passes, because of layers that read what they have made before: "
+            f"{_names(self.sites[i].layer for i in later)}. Compare with the network before.",
+            stacklevel=4,
+        )
+
+    def _see(self, number, y):
+        try:
+            values = ops.convert_to_numpy(y).astype("float64")
+        except Exception:  # a tensor without numbers, of a layer that a custom one compiles or maps
+            return y
+        site = self.sites[number]
+        units = [axis % values.ndim for axis in site.units]
+        others = tuple(axis for axis in range(values.ndim) if axis not in units)
+        self.calls[number] += 1
+        total = values.sum(axis=others)
+        sums = (values.size // max(total.size, 1), total, np.square(values).sum(axis=others))
+        self._sums[number] = [a + b for a, b in zip(self._sums[number], sums)]
+        if number not in self._at_once:
+            return y
+        return site.corrected(y, site.correct(self._moments(number), self._at_once[number]))
+
+    def _moments(self, number):
+        """The mean and standard deviation over all calls so far."""
+        count, total, squares = self._sums[number]
+        mean = total / max(count, 1)
+        return np.stack([mean, np.sqrt(np.maximum(squares / max(count, 1) - np.square(mean), 0))])
 
 
-def _corrected(layer, x, correct):
-    """The output of a layer, after its pre-activations have been corrected."""
-    function, layer.activation = layer.activation, keras.activations.linear
-    correct(layer, layer(x))
-    y = layer(x)
-    layer.activation = function
-    return function(y)
+def _halfway(found, goal):
+    """Whole steps may swing: what is called again reads what it has made before."""
+    if goal is None:
+        return None
+    return np.stack([(found[0] + goal[0]) / 2, np.sqrt(found[1] * goal[1])])
 
 
-def _inputs(model, data):
-    check_rows(model, data, "Data to repair with")
-    arrays = [data[x.name] for x in model.inputs] if isinstance(data, dict) else keras.tree.flatten(data)
-    return [ops.convert_to_tensor(a, x.output.dtype) for a, x in zip(arrays, input_layers(model), strict=True)]
+def _is_close(found, before):
+    """Whether means and standard deviations have hardly moved."""
+    scale = np.maximum(before[1], SILENT)
+    return (np.abs(found - before) / scale).mean() <= SETTLED

@@ -8,7 +8,7 @@ import numpy as np
 from keras_multiweight.merging import operation_rules, rules, weighted_rules  # noqa: F401  they register themselves
 from keras_multiweight.merging.axes import fixed
 from keras_multiweight.merging.blocks import blocks_of, replaced
-from keras_multiweight.merging.registry import find_permutation_rule
+from keras_multiweight.merging.registry import PERMUTATIONS
 from keras_multiweight.merging.trace import PermutationTrace, Traced, traced_in
 from keras_multiweight.packing.graph import input_layers, is_graph, walk
 from keras_multiweight.packing.verify import Probe, relative_difference
@@ -206,7 +206,7 @@ class _Walker:
 
     def rule(self, operation, args, kwargs):
         """What the rule of an operation gives; held fast if there is none, or if it leaves a weight out."""
-        rule = find_permutation_rule(operation)
+        rule = PERMUTATIONS.find(operation)
         why = f"({type(operation).__name__}) has no permutation rule"
         if rule is not None:
             outputs = rule(self.trace, operation, *args, **kwargs)

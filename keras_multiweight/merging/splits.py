@@ -3,11 +3,10 @@
 import numpy as np
 from keras import tree
 
-from keras_multiweight.bagging.dataset import BaggingDataset
-from keras_multiweight.bagging.resampling import Bootstrap
+from keras_multiweight.bagging.dataset import MemberRows
 
 
-class SplitDataset(BaggingDataset):
+class SplitDataset(MemberRows):
     """Feeds each member a part of the data of its own, drawn anew at every epoch.
 
     The rows are cut into N parts of equal size, without overlap; up to N - 1 rows are left out of an epoch. With
@@ -28,28 +27,23 @@ class SplitDataset(BaggingDataset):
     multi = kmw.replicate(build, 4, member_inputs=True)
     multi.compile("sgd", "sparse_categorical_crossentropy", member_targets=True)  # labels are (B, N)
     averaging = merging.PeriodicModelAveraging(1, unit="epoch")
-    multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, shuffle=False, callbacks=[averaging])
+    multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, callbacks=[averaging])
     merged = merging.uniform_soup(multi)
     ```
     """
 
     def __init__(self, x, y, num_members, batch_size=32, *, reshuffle=True, sample_weight=None, seed=None, **kwargs):
-        self.reshuffle = reshuffle
         rows = len(tree.flatten(x)[0])
-        parts = Bootstrap(rows, num_members, max_samples=_size(rows, num_members), replace=False, seed=seed)
+        if not isinstance(num_members, int) or not 1 <= num_members <= rows:
+            raise ValueError(f"num_members must be an int from 1 to the {rows} rows. Received: num_members={num_members!r}.")
+        self.reshuffle = reshuffle
+        self._shape = (rows // num_members, num_members)
         self._streams = np.random.SeedSequence(seed).spawn(2)
-        super().__init__(x, y, parts, batch_size, sample_weight=sample_weight, seed=seed, **kwargs)
+        super().__init__(x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
     def order(self, epoch):
         """The rows that the members see in an epoch, in order: `(R // N, N)` int, each row once at most."""
         parts = np.random.default_rng([*self._streams[0].generate_state(4), epoch if self.reshuffle else 0])
-        rows = parts.permutation(self.bootstrap.num_rows)
-        rows = rows[: len(self._rows) * self.bootstrap.num_members].reshape(len(self._rows), -1)
+        rows = parts.permutation(len(tree.flatten(self.x)[0]))[: np.prod(self._shape)].reshape(self._shape)
         orders = np.random.default_rng([*self._streams[1].generate_state(4), epoch])
         return orders.permuted(rows, axis=0)
-
-
-def _size(rows, num_members):
-    if not isinstance(num_members, int) or not 1 <= num_members <= rows:
-        raise ValueError(f"num_members must be an int from 1 to the {rows} rows. Received: num_members={num_members!r}.")
-    return rows // num_members

@@ -4,7 +4,7 @@ from keras import layers as k
 
 from keras_multiweight.merging.axes import fixed, size_of
 from keras_multiweight.merging.parts import activated, broadcast, channel_axis, concatenated, hold_others, weights_by_name
-from keras_multiweight.merging.registry import find_permutation_rule, register_permutation_rule
+from keras_multiweight.merging.registry import PERMUTATIONS, register_permutation_rule
 from keras_multiweight.merging.trace import Traced, traced_in
 
 # ---- dense and convolution ----
@@ -190,8 +190,8 @@ def recurrent(trace, layer, x, *args, initial_state=None, **kwargs):
 def bidirectional(trace, layer, x, initial_state=None, *args, **kwargs):
     outputs, path, states = [], trace.path, traced_in([initial_state])
     half = len(states) // 2
-    rule = find_permutation_rule(layer.forward_layer)
-    if rule is None or find_permutation_rule(layer.backward_layer) is not rule:
+    rule = PERMUTATIONS.find(layer.forward_layer)
+    if rule is None or PERMUTATIONS.find(layer.backward_layer) is not rule:
         name = type(layer.forward_layer).__name__
         return trace.unknown_operation(layer, (x, states), {}, f"has an inner layer of class {name}, without a rule")
     for inner, own in ((layer.forward_layer, states[:half]), (layer.backward_layer, states[half:])):
@@ -211,7 +211,7 @@ def bidirectional(trace, layer, x, initial_state=None, *args, **kwargs):
 def time_distributed(trace, layer, x, *args, **kwargs):
     """The inner layer sees no time."""
     inner = layer.layer
-    rule = find_permutation_rule(inner)
+    rule = PERMUTATIONS.find(inner)
     if rule is None:
         return trace.unknown_operation(
             layer, (x,), {}, f"has an inner layer of class {type(inner).__name__}, without a rule"

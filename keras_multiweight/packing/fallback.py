@@ -10,14 +10,14 @@ from keras_multiweight.layers.mapping import seed_states
 from keras_multiweight.layouts import Layout
 from keras_multiweight.packing import kinds
 from keras_multiweight.packing.trace import is_symbolic
-from keras_multiweight.registry import find_rule
+from keras_multiweight.registry import PACKING
 
 TRIAL_SIZE = 8  # of the trial's inputs, where the shape leaves a dimension open
 
 
 def rule_of(operation):
     """The rule of a layer or raw operation: its own, or the fallback."""
-    return find_rule(operation) or fallback
+    return PACKING.find(operation) or fallback
 
 
 def fallback(trace, members, *args, **kwargs):

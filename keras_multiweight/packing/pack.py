@@ -56,6 +56,7 @@ def pack(
     custom_objects=None,
     safe_mode=True,
     name=None,
+    tune=None,
 ):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
@@ -89,6 +90,7 @@ def pack(
         safe_mode: bool. Refuse Lambda layers, unless their function is registered. Pass False for models in memory whose
             Python code you trust. Files with a Lambda are never read: load them by Keras, and pack the models.
         name: Name of the packed model.
+        tune: Arrays as `predict` takes them. The fastest way to predict them here is found by trying: `multi.tune(tune)`.
 
     Returns:
         A `MultiModel`: `multi.predict(x)[:, i]` is what `models[i].predict(x)` gives, for each output.
@@ -118,7 +120,7 @@ def pack(
             "safe_mode": safe_mode,
         }
         packed = [pack(members, name=f"group_{k}", **options) for k, (_, members) in enumerate(groups)]
-        return join(packed, [numbers for numbers, _ in groups], name)
+        return _tuned(join(packed, [numbers for numbers, _ in groups], name), tune)
     models = listed(models)
     if optimizer:
         _check_in_memory(models)
@@ -132,6 +134,12 @@ def pack(
         probe.check(multi)
     if optimizer:
         compile_like(multi, models, custom_objects)
+    return _tuned(multi, tune)
+
+
+def _tuned(multi, x):
+    if x is not None:
+        multi.tune(x)
     return multi
 
 

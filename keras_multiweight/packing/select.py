@@ -57,7 +57,7 @@ def _packed(places, member_inputs=None):
         stacks.put(at, multi.member_weights(i))
     names = [multi.member_names[i] for multi, i in places]
     seeds = [multi.member_seeds[i] for multi, i in places] if all(m.member_seeds for m, _ in places) else None
-    return build(
+    multi = build(
         first.template(),
         stacks,
         names,
@@ -68,6 +68,8 @@ def _packed(places, member_inputs=None):
         flags=first.member_inputs if member_inputs is None else input_flags(member_inputs, inputs),
         safe_mode=False,
     )
+    multi.take_lowerings(first)
+    return multi
 
 
 def _of_one_member(multi):

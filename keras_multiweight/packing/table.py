@@ -4,7 +4,7 @@ from keras import layers as k
 
 from keras_multiweight import layers as multi
 from keras_multiweight.packing import kinds, wrappers
-from keras_multiweight.registry import register_operation_rule, register_rule
+from keras_multiweight.registry import PACKING, register_rule
 
 LAYERS = {
     kinds.elementwise: [k.ELU, k.Identity, k.LeakyReLU, k.ReLU],
@@ -42,6 +42,10 @@ LAYERS = {
     kinds.weighted(multi.MultiLSTM): [k.LSTM],
     kinds.weighted(multi.MultiGRU): [k.GRU],
     kinds.weighted(multi.MultiSimpleRNN): [k.SimpleRNN],
+    kinds.weighted(multi.MultiRNN): [k.RNN],
+    kinds.weighted(multi.MultiConvLSTM1D): [k.ConvLSTM1D],
+    kinds.weighted(multi.MultiConvLSTM2D): [k.ConvLSTM2D],
+    kinds.weighted(multi.MultiConvLSTM3D): [k.ConvLSTM3D],
     kinds.weighted(multi.MultiRMSNormalization, rows_alone=True): [k.RMSNormalization],
     kinds.adapted(multi.MultiNormalization): [k.Normalization],
     kinds.weighted_or_filtered(multi.MultiBatchNormalization): [k.BatchNormalization],
@@ -61,10 +65,9 @@ LAYERS = {
     wrappers.time_distributed: [k.TimeDistributed],
     wrappers.pipeline: [k.Pipeline],
     kinds.vectorized: [
-        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.MelSpectrogram, k.RNN,
+        k.ActivityRegularization, k.AdditiveAttention, k.Attention, k.MelSpectrogram,
     ],
     kinds.unrolled: [
-        k.ConvLSTM1D, k.ConvLSTM2D, k.ConvLSTM3D,
         k.SpectralNormalization, k.STFTSpectrogram,
         # draw once for a batch, or mix its rows
         k.AugMix, k.CutMix, k.Equalization, k.MixUp, k.RandAugment, k.RandomColorJitter, k.RandomCrop,
@@ -175,8 +178,8 @@ def register_all():
         for cls in classes:
             register_rule(cls, rule)
     for name in ELEMENTWISE_OPERATIONS:
-        register_operation_rule(name, kinds.aligned_operation)
-    register_operation_rule("Roll", kinds.rolled_operation)
+        PACKING.register_operation(name, kinds.aligned_operation)
+    PACKING.register_operation("Roll", kinds.rolled_operation)
 
 
 register_all()

@@ -2,26 +2,17 @@
 
 import math
 
-import keras
 import numpy as np
 from keras import ops, tree
-
-MOST_ROWS = 8192  # in a batch, when no batch size is given
 
 EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
 
 
-def are_arrays(x):
-    """Whether something is arrays or tensors of equally many rows, in a structure, and no data set or generator."""
-    leaves = tree.flatten(x)
-    if not leaves or not all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves):
-        return False
-    return len({a.shape[0] if len(a.shape) else None for a in leaves} - {None}) == 1
-
-
-def check_batch_size(batch_size):
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1. Received: batch_size={batch_size}.")
+def check_at_least_one(**numbers):
+    """Raise where a number that is given is below 1."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {name}={number}.")
 
 
 class Arrays:
@@ -130,24 +121,3 @@ def batch_size_for(rows, limit, known):
     if even in known or not fitting or (rows <= limit and len(known) < EXACT_SIZES):
         return even
     return min(fitting, key=lambda size: (size * math.ceil(rows / size), -size))
-
-
-def default_batch_size(model, numbers):
-    """The largest power of two of rows, up to 8192, for which no layer gives more than so many numbers."""
-    rows = max(numbers // max(_widest(model), 1), 1)
-    return min(2 ** int(math.log2(rows)), MOST_ROWS)
-
-
-def _widest(layer):
-    """The size of a layer's outputs for one row of input, or of the largest outputs of a model's layers."""
-    if isinstance(layer, keras.Model) and layer.layers:
-        return max(map(_widest, layer.layers))
-    return sum(map(_size_a_row, tree.flatten(layer.output)))
-
-
-def _size_a_row(y):
-    """The size of a tensor for one row of input, with 64 in the place of open dimensions."""
-    shape = list(y.shape)
-    if None in shape:
-        shape.remove(None)  # the batch
-    return math.prod(d or 64 for d in shape)

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-from keras import ops, tree
+from keras import ops
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.lowerings import on_cpu
-from keras_multiweight.layers.mapping import StatelessCall, constants_from_weights
-from keras_multiweight.prediction.batches import put_together
+from keras_multiweight.prediction.calls import PureCall
 
 
 class Way(NamedTuple):
@@ -24,36 +23,15 @@ class Way(NamedTuple):
     Attributes:
         name: What `repr` calls it.
         fixed_rows: Whether a program serves one number of rows only.
-        build: `build(call, arrays) -> run`: from a `ModelCall` and example arrays a function from a list of such arrays to
-            the list of output tensors. Thread-safe once it has run.
+        compiles: Whether a compiler beside the backend's own operations is at work.
+        build: `build(call, arrays) -> run`: from a `ModelCall` or `ChunkedCall` and example arrays a function from a list of
+            such arrays to the list of output tensors. Thread-safe once it has run.
     """
 
     name: str
     fixed_rows: bool
+    compiles: bool
     build: Callable
-
-
-class ModelCall:
-    """A model as a function from a list of tensors to a list of tensors.
-
-    Args:
-        model: A Keras model.
-        form: The structure that the model is called with, as `Arrays.form`.
-
-    Attributes:
-        structure: The nesting of the model's outputs, known once it has been called.
-    """
-
-    def __init__(self, model, form):
-        self.model = model
-        self.form = form
-        self.structure = None
-
-    def __call__(self, tensors):
-        with constants_from_weights(self.model):
-            outputs = self.model(put_together(self.form, iter(tensors)), training=False)
-        self.structure = tree.map_structure(lambda _: 0, outputs)
-        return tree.flatten(outputs)
 
 
 def ways(model, jit_compile):
@@ -75,18 +53,57 @@ def _convolves(model):
     return any("Conv" in type(inner).__name__ for layer in layers for inner in all_layers(layer))
 
 
+def worth_trying():
+    """The values of `jit_compile` that `tune` tries: `torch.compile` takes long, and must be asked for."""
+    return {"tensorflow": (True, False), "jax": (True,), "torch": (False,)}[keras.backend.backend()]
+
+
 def patience():
     """How many batches run as the model stands in the time in which a program is made of it."""
     return 20 if keras.backend.backend() == "torch" else 0
 
 
-def batch_numbers():
-    """How many numbers a layer may give for one batch, measured by `benchmarks/batch_sizes.py`.
+def cached_numbers():
+    """How many numbers all that is computed at once may be, measured by `benchmarks/batch_sizes.py`; None: do not mind.
 
-    On a CPU what one layer gives and the next one takes should stay in the caches; torch keeps more of it, because it writes
-    down what the compilers of the others fuse. On a GPU batches should be as large as the memory allows.
+    On a CPU what one layer gives and the next one takes should stay in the caches. A GPU has none of that size.
     """
+    return 2**18 if on_cpu() else None
+
+
+def batch_numbers():
+    """How many numbers a layer may give for one batch of all members, where members are not computed in chunks."""
     return _CPU_NUMBERS[keras.backend.backend()] if on_cpu() else 2**26
+
+
+def free_memory():
+    """Bytes that the device has free, or None where nothing tells."""
+    backend = keras.backend.backend()
+    return _free_on_host() if on_cpu() else _FREE_ON_DEVICE[backend]()
+
+
+def _free_on_host():
+    try:
+        with open("/proc/meminfo") as lines:  # what could be freed counts too
+            return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _free_by_jax():
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+
+
+def _free_by_torch():
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+
+
+_FREE_ON_DEVICE = {"jax": _free_by_jax, "torch": _free_by_torch, "tensorflow": lambda: None}
 
 
 # ---- any backend ----
@@ -97,7 +114,7 @@ def _eager(call, arrays):
 
     def run(arrays):
         with lock, _without_gradients():
-            return call([ops.convert_to_tensor(a) for a in arrays])
+            return call.eagerly([ops.convert_to_tensor(a) for a in arrays])
 
     return run
 
@@ -132,14 +149,14 @@ def _tensorflow(call, arrays, xla):
 def _jax(call, arrays):
     import jax
 
-    stateless = _Stateless(call)
-    function = jax.jit(stateless)
+    pure = PureCall(call)
+    function = jax.jit(pure)
 
     def run(arrays):
         sync = getattr(call.model, "jax_state_sync", None)  # in the middle of `fit` the weights are elsewhere
         if sync:
             sync()
-        return stateless.assign(function(stateless.values(), arrays))
+        return pure.assign(function(pure.values(), arrays))
 
     return run
 
@@ -148,69 +165,51 @@ def _jax(call, arrays):
 
 
 def _torch(call, arrays, inductor):
-    """The operations of torch alone, one after another, as a call of the model left them: no layer of Keras is run again."""
-    import torch
-    from torch.fx.experimental.proxy_tensor import make_fx
+    """The operations of torch alone, one after another, as a call of the model left them: no layer of Keras is run again.
 
-    stateless = _Stateless(call)
-    count = len(stateless.variables)
+    Chunks are slices of the weights, which cost nothing: one program runs for each of them.
+    """
+    import torch
+
+    pure, chunks = PureCall(call), call.chunks
     device = ops.zeros(()).device
 
-    def flat(*tensors):
-        return stateless(tensors[:count], tensors[count:])
+    def on_device(arrays):
+        return [torch.as_tensor(a if a.flags.writeable else a.copy(), device=device) for a in arrays]
 
-    def inputs(arrays):
-        return *stateless.values(), *(torch.as_tensor(a if a.flags.writeable else a.copy(), device=device) for a in arrays)
+    def pieces(arrays):
+        tensors = on_device(arrays)
+        if chunks is None:
+            return [(pure.values(), tensors)]
+        values = [v.value for v in chunks.variables]
+        return [(chunks.weights(values, start), chunks.inputs(tensors, start)) for start in chunks.starts]
 
+    flat = pure if chunks is None else lambda values, tensors: call.part(tensors, values)
     with torch.inference_mode():
-        traced = make_fx(flat)(*inputs(arrays))
-        function = torch.compile(traced, dynamic=False) if inductor else traced.forward
+        function = _traced(flat, *pieces(arrays)[0], inductor)
 
     def run(arrays):
         with torch.inference_mode():
-            return stateless.assign(function(*inputs(arrays)))
+            results = [function(*values, *tensors) for values, tensors in pieces(arrays)]
+            return pure.assign(results[0]) if chunks is None else call.joined(results)
 
     return run
 
 
-# ---- functions without side effects ----
+def _traced(flat, values, tensors, inductor):
+    import torch
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    traced = make_fx(lambda *flattened: flat(flattened[: len(values)], flattened[len(values) :]))(*values, *tensors)
+    return torch.compile(traced, dynamic=False) if inductor else traced.forward
 
 
-class _Stateless:
-    """A `ModelCall` as a function of the values of the model's variables too, for backends whose programs hold no variables.
-
-    A call gives the outputs, and the new values of the variables that the model assigns when it predicts.
-    """
-
-    def __init__(self, call):
-        self.variables = call.model.variables
-        self._call = StatelessCall(call, self.variables)
-        self._lock = threading.Lock()
-
-    def values(self):
-        """The values of the variables as they are now."""
-        return [v.value for v in self.variables]
-
-    def __call__(self, values, tensors):
-        outputs, updates, _ = self._call([tensors, values])
-        return outputs, updates
-
-    def assign(self, results):
-        """Assign the new values; returns the outputs."""
-        outputs, updates = results
-        if updates:
-            with self._lock:
-                for index, update in zip(self._call.assigned, updates):
-                    self.variables[index].assign(update)
-        return outputs
-
-
-_EAGER = Way("eager", False, _eager)
-_GRAPH = Way("graph", False, functools.partial(_tensorflow, xla=False))
-_XLA = Way("XLA", True, functools.partial(_tensorflow, xla=True))
-_JIT = Way("jit", True, _jax)
-_TRACED = Way("traced", True, functools.partial(_torch, inductor=False))
-_INDUCTOR = Way("torch.compile", True, functools.partial(_torch, inductor=True))
+_EAGER = Way("eager", False, False, _eager)
+_GRAPH = Way("graph", False, False, functools.partial(_tensorflow, xla=False))
+_XLA = Way("XLA", True, True, functools.partial(_tensorflow, xla=True))
+_JIT = Way("jit", True, True, _jax)
+_TRACED = Way("traced", True, False, functools.partial(_torch, inductor=False))
+_INDUCTOR = Way("torch.compile", True, True, functools.partial(_torch, inductor=True))
 
 _WAYS = {  # by whether to compile
     "tensorflow": {True: (_XLA, _GRAPH), False: (_GRAPH,)},

@@ -1,20 +1,32 @@
-"""Predictor: a model as a function from NumPy arrays to NumPy arrays. B rows."""
+"""Predictor: a model as a function from NumPy arrays to NumPy arrays. N members, B rows."""
 
 import math
 import threading
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.prediction import lowerings
+from keras_multiweight.prediction.answers import Answers
 from keras_multiweight.prediction.batches import (
     Arrays,
     batch_size_for,
-    check_batch_size,
+    check_at_least_one,
     check_inputs,
-    default_batch_size,
     with_other_last_row,
 )
+from keras_multiweight.prediction.calls import ChunkedCall, ModelCall
+from keras_multiweight.prediction.chunks import Chunks
+from keras_multiweight.prediction.sizes import Sizes, memory_limit_in_bytes
+from keras_multiweight.prediction.tuned import nearest
+
+
+class Program(NamedTuple):
+    """What runs a model: a function from a list of arrays to a list of tensors, and the call that it came from."""
+
+    run: Callable
+    call: object
 
 
 class Predictor:
@@ -22,6 +34,9 @@ class Predictor:
 
     It compiles a program when a number of rows first comes, and reads the weights at each call: it is right after training,
     and after weights were set. Several threads may call it. The arrays that it gives are the caller's own.
+
+    Many rows are cut into batches, and the members of a `MultiModel` into chunks that a program computes one after another,
+    so that what the layers give stays in the caches of a CPU and within the limit of memory.
 
     Compiled programs serve one number of rows: rows are cut into batches of one size, and the last batch is filled up with
     copies of a row. Where the answer for a row depends on the other rows of its batch (this is tried when it first
@@ -37,6 +52,12 @@ class Predictor:
             torch. "auto" leaves it out on torch, where it takes seconds, and for convolutions on TensorFlow, where it gives
             nothing. A model that does not compile runs without, and `repr` says why.
         patient: bool. Run the first batches as the model stands, where that is faster than making a program for them.
+        member_chunk: int. How many members are computed at once, at most; left out, as many as stay in the caches. Has no
+            effect on models that are no `MultiModel`, or whose graph cannot be cut, as `repr` says.
+        memory_limit: int, bytes that may be held for a batch beside the weights and all answers; by default half of what is
+            free. It is met by smaller batches and chunks, as far as a rough estimate tells (`MultiModel.estimate`).
+        most_rows: int. How many rows a batch has at most, where `batch_size` is left out.
+        tuned: List of what `MultiModel.tune` found: followed for about as many rows as it was found for.
 
     Example:
 
@@ -46,39 +67,64 @@ class Predictor:
     ```
     """
 
-    def __init__(self, model, batch_size=None, jit_compile="auto", patient=False):
-        check_batch_size(batch_size)
+    def __init__(
+        self,
+        model,
+        batch_size=None,
+        jit_compile="auto",
+        patient=False,
+        member_chunk=None,
+        memory_limit=None,
+        most_rows=None,
+        tuned=(),
+    ):
+        check_at_least_one(batch_size=batch_size, member_chunk=member_chunk, most_rows=most_rows)
         self.model = model
         self.batch_size = batch_size
         self.jit_compile = jit_compile
-        self._limit = batch_size or default_batch_size(model, lowerings.batch_numbers())
+        self.member_chunk = member_chunk
+        self.memory_limit = memory_limit_in_bytes(memory_limit)
+        self._sizes = Sizes(model)
+        self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
-        self._failed = {}  # way -> error
-        self._programs = {}  # (way, form of the inputs, rows or None) -> (run, ModelCall)
+        self._failed = {}  # the name of what was tried -> error
+        self._chunks = {}  # members -> Chunks
+        self._programs = {}  # (way, form of the inputs, rows or None, members) -> Program
+        self._at_once = {}  # (form of the inputs, rows, limit) -> the Program that serves them in one call
         self._rows_meet = {}  # form of the inputs -> whether a row's answer depends on other rows
         self._lock = threading.RLock()  # while a program is made
+        options = {"batch_size": batch_size, "patient": patient, "memory_limit": memory_limit}
+        self._tuned = [(entry, Predictor(model, **entry.options(), **options)) for entry in tuned]
 
     def __call__(self, x):
         """The model's outputs for an array, or a structure of arrays, `(B, ...)`, as the model takes them.
 
         Raises:
-            ValueError: Something else than arrays, or arrays of other shapes than the model takes.
+            ValueError: Something else than arrays, or arrays of other shapes than the model takes; or the limit of memory
+                is too small for one row of one member.
         """
         return self.run(x)
 
     def run(self, x, limit=None):
         """The same, in batches of at most `limit` rows; None leaves the choice to the predictor."""
-        arrays, limit = Arrays(x), limit or self._limit
-        self._patience -= math.ceil(arrays.rows / limit)
-        way = self._ways[0 if self._patience <= 0 else -1]
-        if not way.fixed_rows:
-            return self._in_batches(way, arrays, limit, fill=False)
-        size = self._size(way, arrays, limit)
-        as_keras = arrays.rows == size or (size == limit and arrays.rows % size == 0 < arrays.rows)
-        if not as_keras and self._do_rows_meet(way, arrays, size):
-            return self._in_batches(way, arrays, limit, fill=False)
-        return self._in_batches(way, arrays, size, fill=True)
+        arrays = Arrays(x)
+        if self._tuned and (entry := nearest([entry for entry, _ in self._tuned], arrays.rows)):
+            return next(ask for own, ask in self._tuned if own is entry).run(x, limit)
+        program = self._at_once.get((arrays.form, arrays.rows, limit))
+        if program is None:
+            return self._in_batches(arrays, limit)
+        return _nested(program.call.structure, list(map(ops.convert_to_numpy, program.run(arrays.flat))))
+
+    @property
+    def compiles(self):
+        """Whether programs are compiled: by XLA on TensorFlow, `jax.jit` on JAX, `torch.compile` on torch."""
+        return self._ways[0].compiles
+
+    @property
+    def failed(self):
+        """What failed, and something else took its place: a dict of errors."""
+        return dict(self._failed)
 
     @property
     def num_programs(self):
@@ -86,18 +132,49 @@ class Predictor:
         return len(self._programs)
 
     def __repr__(self):
-        failed = "".join(f", no {way.name} because of {_first_line(error)}" for way, error in self._failed.items())
+        failed = "".join(f", no {name} because of {_first_line(error)}" for name, error in self._failed.items())
         runs = f"{self._ways[0].name}, {self.num_programs} programs{failed}"
         return f"<Predictor of '{self.model.name}', batch_size={self.batch_size}: {runs}>"
 
+    def estimate(self, rows):
+        """What predicting so many rows takes, as an `Estimate`."""
+        if entry := nearest([entry for entry, _ in self._tuned], rows):
+            return next(ask for own, ask in self._tuned if own is entry).estimate(rows)
+        size = self.batch_size or min(batch_size_for(rows, self._limit, ()), self._limit)
+        return self._sizes.estimate(rows, size, self._members(size))
+
     # ---- batches ----
 
-    def _size(self, way, arrays, limit):
+    def _in_batches(self, arrays, limit):
+        """Cut the rows, and find out how the next call with as many can be served at once."""
+        most = limit or self._limit
+        self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(self._members(min(arrays.rows, most)))
+        way = self._ways[0 if self._patience <= 0 else -1]
+        size, fill = self._cut(way, arrays, most)
+        answers = Answers(arrays.rows)
+        for batch in arrays.batches(size, fill):
+            program, parts = self._answers(way, arrays, batch)
+            answers.add(parts, len(batch[0]))
+        if arrays.rows == len(batch[0]) and way is self._ways[0]:
+            self._at_once[arrays.form, arrays.rows, limit] = program
+        return _nested(program.call.structure, answers.joined())
+
+    def _cut(self, way, arrays, most):
+        """How many rows a batch has, and whether the last one is filled up."""
+        if not way.fixed_rows:
+            return most, False
+        size = self._size(way, arrays, most)
+        as_keras = arrays.rows == size or (size == most and arrays.rows % size == 0 < arrays.rows)
+        if not as_keras and self._do_rows_meet(way, arrays, size):
+            return most, False
+        return size, True
+
+    def _size(self, way, arrays, most):
         """How many rows a batch has, for a way with a fixed number of rows."""
         if self.batch_size:
             return self.batch_size
-        known = {rows for name, form, rows in list(self._programs) if (name, form) == (way.name, arrays.form)}
-        return batch_size_for(arrays.rows, limit, known)
+        known = {rows for name, form, rows, _ in list(self._programs) if (name, form) == (way.name, arrays.form)}
+        return batch_size_for(arrays.rows, most, known)
 
     def _do_rows_meet(self, way, arrays, size):
         """Whether other answers change where the last row of a batch does; then batches must be as Keras cuts them."""
@@ -110,50 +187,71 @@ class Predictor:
             self._rows_meet[arrays.form] = any(_differ(*pair, rows=size) for pair in zip(answers, others))
         return self._rows_meet.get(arrays.form, False)
 
-    def _in_batches(self, way, arrays, size, fill):
-        parts = []
-        for batch in arrays.batches(size, fill):
-            call, answers = self._answers(way, arrays, batch)
-            parts.append(answers)
-        if len(parts) > 1:
-            parts = [list(map(np.concatenate, zip(*parts)))]
-        answers = [y[: arrays.rows] for y in parts[0]] if fill else parts[0]
-        return answers[0] if call.structure == 0 else tree.pack_sequence_as(call.structure, answers)
-
     # ---- programs ----
 
+    def _members(self, rows):
+        """How many members are computed at once."""
+        members = self._sizes.members(rows, self.member_chunk, self.memory_limit)
+        self._sizes.check(rows, members, self.memory_limit)
+        return members
+
     def _answers(self, way, arrays, batch):
-        """The `ModelCall` that answered, and its outputs as NumPy arrays."""
-        program = self._programs.get(_key(way, arrays, batch))
+        """The `Program` that answered, and its outputs as NumPy arrays."""
+        members = self._members(len(batch[0]))
+        program = self._programs.get(_key(way, arrays, batch, members))
         if program is None:
             with self._lock:
-                call, answers = self._first_answers(way, arrays, batch)
+                program, answers = self._first_answers(way, arrays, batch, members)
         else:
-            run, call = program
-            answers = run(batch)
-        return call, list(map(ops.convert_to_numpy, answers))
+            answers = program.run(batch)
+        return program, list(map(ops.convert_to_numpy, answers))
 
-    def _first_answers(self, way, arrays, batch):
+    def _first_answers(self, way, arrays, batch, members):
         """Make a program, by the first way that makes one that runs: some fail only when they run."""
         check_inputs(self.model, arrays)
         failed = {}
         for other in self._ways[self._ways.index(way) if way in self._ways else 0 :]:
-            call = lowerings.ModelCall(self.model, arrays.form)
-            try:
-                run = other.build(call, batch)
-                answers = run(batch)
-            except Exception as error:
-                failed[other] = error
-                continue
-            self._programs[_key(other, arrays, batch)] = run, call
-            self._failed.update(failed)
-            self._ways = [way for way in self._ways if way not in failed]
-            return call, answers
-        raise failed[other]
+            for at_once in dict.fromkeys((members, self._sizes.num_members)):
+                try:
+                    call = self._call(arrays, at_once)
+                    run = other.build(call, batch)
+                    answers = run(batch)
+                except Exception as error:
+                    failed[other.name, at_once] = error
+                    continue
+                program = Program(run, call)
+                self._remember(failed, members)
+                self._programs[_key(other, arrays, batch, self._members(len(batch[0])))] = program
+                return program, answers
+        raise failed[other.name, self._sizes.num_members]
+
+    def _call(self, arrays, members):
+        """The model as a function of tensors, so many members at once."""
+        if members == self._sizes.num_members:
+            return ModelCall(self.model, arrays.form)
+        if members not in self._chunks:
+            self._chunks[members] = Chunks(self.model.packed(), members)
+        return ChunkedCall(self.model, arrays.form, self._chunks[members])
+
+    def _remember(self, failed, members):
+        """Not to try again what failed, where something else runs."""
+        whole = self._sizes.num_members
+        ways = {name for name, at_once in failed if at_once == whole}
+        self._failed.update({name: error for (name, at_once), error in failed.items() if at_once == whole})
+        self._ways = [way for way in self._ways if way.name not in ways]
+        chunked = [error for (name, at_once), error in failed.items() if at_once != whole and name not in ways]
+        if chunked:
+            self._failed["chunks of members"] = chunked[0]
+            self._sizes = Sizes(self.model, chunks=False)
+            self._limit = self.batch_size or min(self._limit, self._sizes.rows(self.memory_limit))
 
 
-def _key(way, arrays, batch):
-    return way.name, arrays.form, len(batch[0]) if way.fixed_rows else None
+def _key(way, arrays, batch, members):
+    return way.name, arrays.form, len(batch[0]) if way.fixed_rows else None, members
+
+
+def _nested(structure, answers):
+    return answers[0] if structure == 0 else tree.pack_sequence_as(structure, answers)
 
 
 def _differ(answers, others, rows):

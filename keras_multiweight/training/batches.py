@@ -122,6 +122,23 @@ def _checked(own, x, num_members, what, option):
     return own
 
 
+def member_columns(data, model, members, member_targets=None, member_weights=None):
+    """A batch for all members of a model, cut to some members where it has a member axis."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    check = {"num_members": model.num_members, "outputs": tree.flatten(model.output)}
+    flags = [
+        model.member_inputs,
+        _flags(y, model.output, model.output_names, member_targets, _target_has_members, check),
+        _flags(sample_weight, model.output, model.output_names, member_weights, _weight_has_members, check),
+    ]
+    return keras.utils.pack_x_y_sample_weight(*(_columns(*pair, members) for pair in zip((x, y, sample_weight), flags)))
+
+
+def _columns(structure, flags, members):
+    flat = [ops.take(x, members, axis=1) if own else x for x, own in zip(tree.flatten(structure), flags)]
+    return tree.pack_sequence_as(structure, flat)
+
+
 def class_weights(y, class_weight, has_members):
     """Sample weights `(B,)` or `(B, N)` from classes, with or without an axis of 1, or one-hot."""
     y = ops.convert_to_numpy(y)

@@ -21,9 +21,11 @@ class Clipping:
             if any(limit > 0 for limit in limits):
                 self._steps.append((step, np.array(limits)))
 
-    def __call__(self, gradients):
-        """The clipped gradients: dict of numbers of weights to `MemberGradient`."""
+    def __call__(self, gradients, members):
+        """The gradients, a dict of numbers of weights to `MemberGradient`, clipped for some members; others are not used."""
         for step, limits in self._steps:
+            if not (limits[members] > 0).any():
+                continue
             clipped = step(gradients, np.where(limits > 0, limits, 1.0))
             gradients = {i: _where(limits > 0, clipped[i], gradients[i]) for i in gradients}
         return gradients

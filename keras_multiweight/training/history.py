@@ -10,8 +10,11 @@ from keras import tree
 class MemberHistory(keras.callbacks.Callback):
     """Writes `multi.member_history`; the first callback of every `fit` of a `MultiModel`.
 
-    At the end of an epoch, before other callbacks, `multi.member_logs` holds the epoch's numbers, (N,) for each name.
+    At the end of an epoch, before other callbacks, `multi.member_logs` holds the epoch's numbers, (N,) for each name. Those
+    of a member that rests, because it was stopped or is sick, stay as they were, and so count in the means.
     """
+
+    running = None  # the `Running` of the same `fit`
 
     def on_train_begin(self, logs=None):
         self.model.member_history = {}
@@ -19,6 +22,8 @@ class MemberHistory(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.member_logs = {}
+        self.resting = self.model.optimizer.resting
+        self.ensembles = {}
 
     def on_test_begin(self, logs=None):
         self._read_training()  # whose numbers validation clears
@@ -31,12 +36,20 @@ class MemberHistory(keras.callbacks.Callback):
         self._read_training()
         for name, values in self.model.member_logs.items():
             past = self.model.member_history.setdefault(name, np.zeros((0, *values.shape), values.dtype))
+            self.model.member_logs[name] = values = self._kept(values, past)
             self.model.member_history[name] = np.concatenate([past, values[None]])
+        if self.resting.any() and logs is not None:  # other callbacks get the same dict
+            logs.update({name: _finite_mean(values) for name, values in self.model.member_logs.items()}, **self.ensembles)
         self._warn_of_sick(epoch)
 
     def _read_training(self):
         if "loss" not in self.model.member_logs:
+            self.ensembles = self.running.put_back() if self.running else {}
             self.model.member_logs = {**self.model.member_metrics(), **self.model.member_logs}
+
+    def _kept(self, values, past):
+        """The numbers of an epoch, (N,), in which resting members keep those of the epoch before."""
+        return np.where(self.resting, past[-1] if len(past) else np.nan, values) if self.resting.any() else values
 
     def _warn_of_sick(self, epoch):
         """Say once which members are no longer trained."""
@@ -48,6 +61,10 @@ class MemberHistory(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self.known = steps > 0
+
+
+def _finite_mean(values):
+    return float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else np.nan
 
 
 def with_history(callbacks):

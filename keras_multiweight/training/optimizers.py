@@ -156,10 +156,9 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         alive = ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
         finite = _all_finite(gradients)
         gradients, due = self._accumulated(self._unscaled(gradients))
-        gradients = hidden.clipping(gradients)
         rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
         for update in hidden.updates:
-            update.apply(gradients, rates, keep)
+            update.apply(hidden.clipping(gradients, update.members), rates, keep)
         self._average(ops.logical_and(alive, finite))
         self._constrain(gradients, ops.logical_and(alive, finite))
         self._note(alive, finite)
@@ -234,6 +233,26 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     @property
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
+
+    @property
+    def resting(self):
+        """Which members are not trained, because they were stopped or are sick, (N,) bools."""
+        return (ops.convert_to_numpy(self.active) == 0) | (self.quarantined > 0)
+
+    def beside(self, whole, members):
+        """This optimizer's variables beside those of an optimizer of more members, of whom this one has `members`.
+
+        Returns:
+            List of tuples: variables of `whole`, those of this optimizer in the same order, how many members the first
+            are of, and which of these the second are of.
+        """
+        found = [(super(MemberOptimizer, whole).variables, super().variables, len(whole.quarantined), members)]
+        for update in self._hidden.updates:
+            numbers = [int(members[i]) for i in update.members]
+            other = next(u for u in whole._hidden.updates if numbers[0] in u.members)
+            places = [other.members.index(number) for number in numbers]
+            found.append((other.variables, update.variables, len(other.members), places))
+        return found
 
     def member_state(self, i):
         """The variables of member `i`'s optimizer, in Keras's order: steps, averages, accumulators, its own."""
@@ -310,7 +329,8 @@ def _refuse(optimizers):
 def _kind(optimizer):
     """What optimizers that are updated as one must have in common."""
     config = {key: value for key, value in optimizer.get_config().items() if key not in MAY_DIFFER}
-    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None
+    is_dense = bool(optimizer.global_clipnorm)  # on TensorFlow it makes sparse gradients dense, which then count otherwise
+    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None, is_dense
 
 
 def _schedule(optimizer):

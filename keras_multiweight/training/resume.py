@@ -77,18 +77,21 @@ def state_variables(optimizer):
 
 def compile_alone(model, multi, i):
     """Compile member `i` of a packed model, an ordinary Keras model, with the state of its optimizer."""
-    given = multi.compile_arguments()
-    arguments = {
-        key: value for key, value in given.items() if key not in (*OF_THE_PROCESS, "member_targets", "member_weights")
-    }
     optimizer = fresh_copy(multi.optimizer.member_optimizer(i))
-    model.compile(optimizer, auto_scale_loss=False, **tree.map_structure(_fresh, arguments))
+    model.compile(optimizer, auto_scale_loss=False, **loss_arguments(multi))
     optimizer.build(model.trainable_variables)
     for variable, value in zip(state_variables(optimizer), multi.optimizer.member_state(i), strict=True):
         variable.assign(value)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(inner.learning_rate, keras.Variable):
         inner.learning_rate = ops.convert_to_numpy(multi.optimizer.member_learning_rates)[i]
+
+
+def loss_arguments(multi):
+    """The losses and metrics that a packed model was compiled with, as arguments of another model's `compile`."""
+    given = multi.compile_arguments()
+    left_out = (*OF_THE_PROCESS, "member_targets", "member_weights")
+    return tree.map_structure(_fresh, {key: value for key, value in given.items() if key not in left_out})
 
 
 def _fresh(x):

@@ -4,12 +4,14 @@
 would the data. A block is one call of a program that takes the rows from the data, held on the device, B at a time.
 """
 
+import copy
 import math
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 
 WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
@@ -25,9 +27,10 @@ class Feed:
         data: Tuple `(x, y, sample_weight)` of structures of arrays.
         batch_size: int, B.
         steps: int, K.
+        finish: As for `RowDataset`.
     """
 
-    def __init__(self, model, kind, data, batch_size, steps):
+    def __init__(self, model, kind, data, batch_size, steps, finish=None):
         self.num_rows = len(tree.flatten(data)[0])
         self.batch_size = batch_size
         self.num_batches = math.ceil(self.num_rows / batch_size)
@@ -35,7 +38,18 @@ class Feed:
         self.rows = np.arange(self.num_rows, dtype="int32")
         self.block = self.steps * batch_size
         self._arrays = tree.map_structure(_on_device, _without_trailing_none(data))
-        self._run = model.step_program(kind)
+        self._program = {"kind": kind, "finish": finish}
+        self._run = model.step_program(**self._program)
+
+    def of(self, model):
+        """The feed of the same data to another model."""
+        other = copy.copy(self)
+        other._run = model.step_program(**self._program)
+        return other
+
+    def fit_arguments(self, shuffle):
+        """What Keras's `fit` is given in the place of the data."""
+        return lowerings.fed_rows(self.rows, self.block, shuffle)
 
     def __call__(self, *args):
         """`(source)`, or on JAX `(state, source)`, as Keras calls its training functions; returns as they do."""
@@ -44,12 +58,69 @@ class Feed:
         rows = lowerings.next_rows(source)
         full = len(rows) // self.batch_size
         if full:
-            block = np.zeros((self.steps, self.batch_size), rows.dtype)  # of one shape, so that it is compiled once
-            block.reshape(-1)[: full * self.batch_size] = rows[: full * self.batch_size]
+            block = np.zeros((self.block, *rows.shape[1:]), rows.dtype)  # of one shape, so that it is compiled once
+            block[: full * self.batch_size] = rows[: full * self.batch_size]
+            block = block.reshape(self.steps, self.batch_size, *rows.shape[1:])
             logs, state = self._run(state, self._arrays, block, full)
         if len(rows) % self.batch_size:
             logs, state = self._run(state, self._arrays, rows[None, full * self.batch_size :], 1)
         return (logs, state) if len(args) > 1 else logs
+
+
+class RowDataset(keras.utils.PyDataset):
+    """Batches that are rows of arrays: `fit` takes them from one copy on the device, many batches in one program.
+
+    Attributes:
+        arrays: Tuple `(x, y)` or `(x, y, sample_weight)` of structures of NumPy arrays.
+        rows: The numbers of the rows of the present epoch, in order: `(rows,)`, or `(rows, N)` for rows of each member.
+        batch_size: int, B.
+        finish: Function `finish(batch, numpy)` that is called on each batch `(x, y, ...)` once its rows are taken, with
+            `numpy` or `keras.ops`; or None.
+    """
+
+    finish = None
+
+    @property
+    def num_batches(self):
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, number):
+        rows = self.rows[number * self.batch_size : (number + 1) * self.batch_size]
+        batch = tree.map_structure(lambda array: array[rows], self.arrays)
+        return self.finish(batch, np) if self.finish else batch
+
+
+class RowFeed(Feed):
+    """A `Feed` whose rows a `RowDataset` says, new ones at each epoch."""
+
+    def __init__(self, model, dataset, steps):
+        super().__init__(model, "train", dataset.arrays, dataset.batch_size, min(steps, dataset.num_batches), dataset.finish)
+        self.num_batches = dataset.num_batches
+        self._dataset = dataset
+
+    def fit_arguments(self, shuffle):
+        return {"x": _Blocks(self._dataset, self.block), "shuffle": False}  # the order is the data set's
+
+
+class _Blocks(keras.utils.PyDataset):
+    """The numbers of the rows of a `RowDataset`, a block at a time."""
+
+    def __init__(self, dataset, block):
+        super().__init__()
+        self.dataset, self.block = dataset, block
+
+    @property
+    def num_batches(self):
+        return math.ceil(len(self.dataset.rows) / self.block)
+
+    def __getitem__(self, number):
+        return (self.dataset.rows[number * self.block : (number + 1) * self.block].astype("int32"),)
+
+    def on_epoch_begin(self):
+        self.dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.dataset.on_epoch_end()
 
 
 class StepCallbacks(keras.callbacks.CallbackList):
@@ -88,10 +159,22 @@ def automatic_steps(model, batch_size, callbacks):
     return int(min(max(WORK // max(work, 1), 1), MOST_STEPS))
 
 
+def needs_every_step(callbacks, model):
+    """Whether a callback sees, or is part of, every training step."""
+    return any(_sees_batches(c) or inside_step(c, model) for c in callbacks)
+
+
 def inside_step(callback, model):
     """Whether a callback computes in the compiled training step of a model, and need not see its batches."""
     asks = getattr(callback, "is_inside_step", None)
     return asks is not None and asks(model)
+
+
+def members_data(callbacks, model, x, y, sample_weight, batch_size):
+    """The dataset that a callback makes of the data that `fit` is given, or None."""
+    makers = (getattr(callback, "members_data", None) for callback in tree.flatten(callbacks))
+    found = (make(model, x, y, sample_weight, batch_size) for make in makers if make)
+    return next((data for data in found if data is not None), None)
 
 
 def _sees_batches(callback):
@@ -102,10 +185,11 @@ def _sees_batches(callback):
     return any(getattr(getattr(callback, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
 
 
-def are_arrays(data):
-    """Whether all leaves of a structure are arrays or tensors that rows can be taken from."""
-    leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
-    return bool(leaves) and all(isinstance(a, np.ndarray) or ops.is_tensor(a) for a in leaves)
+def can_be_fed(data, validation_data):
+    """Whether the rows of training data `(x, y, sample_weight)`, and of validation data, can be taken on the device."""
+    if isinstance(data[0], RowDataset):
+        return data[1] is None and data[2] is None and (validation_data is None or are_arrays(validation_data))
+    return are_arrays((data, validation_data))
 
 
 def first_batch(x, y, sample_weight):
@@ -119,6 +203,14 @@ def first_batch(x, y, sample_weight):
         first = next(source)
         x = _resumed(first, source) if source is x else x
     return keras.utils.unpack_x_y_sample_weight(first), x
+
+
+def row_spec(x):
+    return keras.KerasTensor((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
+
+
+def two_rows(x):
+    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
 
 
 def _resumed(first, source):

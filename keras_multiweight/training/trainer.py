@@ -5,19 +5,26 @@ import contextlib
 import keras
 from keras import ops, tree
 
+from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
 from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
+from keras_multiweight.training.running import Running
 from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
 from keras_multiweight.training.steps import (
     Feed,
+    RowDataset,
+    RowFeed,
     StepCallbacks,
-    are_arrays,
     automatic_steps,
+    can_be_fed,
     first_batch,
     inside_step,
+    members_data,
+    row_spec,
     split,
+    two_rows,
 )
 from keras_multiweight.training.weights import StackedWeights
 
@@ -30,9 +37,11 @@ class _Hidden:
         self.losses = None
         self.metrics = None
         self.names = []  # of the results, in order: Keras sorts what it returns
-        self.programs = {}  # of many steps, by kind
+        self.programs = {}  # of many steps, by kind and finish
         self.stock = {}  # Keras's own functions, by kind
         self.inside = []  # callbacks that are part of the training step
+        self.columns = None  # what takes the part of these members out of a batch of more
+        self.example = None  # two rows of zeros as the first batch
 
 
 class MemberTrainer(keras.Model):
@@ -127,17 +136,30 @@ class MemberTrainer(keras.Model):
 
     def train_step(self, *args):
         """Keras's own, and then what callbacks compute in it."""
-        result = super().train_step(*args)
-        for callback in self._compiled.inside:
+        *state, data = args
+        result = super().train_step(*state, self.own_columns(data))
+        for callback in self.callbacks_inside():
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
 
+    def callbacks_inside(self):
+        """The callbacks that are part of the training step."""
+        return self._compiled.inside
+
+    def own_columns(self, data):
+        """The part of this model's members in a batch of a training step, which may be one of more members."""
+        return self._compiled.columns(data) if self._compiled.columns else data
+
     # ---- losses and metrics ----
+
+    def scores(self):
+        """The members' losses and their metrics, if there are any."""
+        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
+        return [score for score in own if score is not None]
 
     @property
     def metrics(self):
-        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
-        return [*super().metrics, *(metric for metric in own if metric is not None)]
+        return [*super().metrics, *self.scores()]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of each member, (N,): the compiled losses, regularisers and `add_loss`. The optimizer takes their sum."""
@@ -174,8 +196,7 @@ class MemberTrainer(keras.Model):
 
     def member_metrics(self):
         """Every loss and metric of each member since the last reset, (N,) arrays by name; after `evaluate`, its own."""
-        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        return {name: ops.convert_to_numpy(v) for s in scores for name, v in s.member_results().items()}
+        return {name: ops.convert_to_numpy(v) for s in self.scores() for name, v in s.member_results().items()}
 
     # ---- fit and evaluate ----
 
@@ -211,42 +232,32 @@ class MemberTrainer(keras.Model):
         Returns:
             Keras's `History` of the means over members. `member_history` has the numbers of each member.
         """
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        options = {key: given[key] for key in ("epochs", "shuffle", "initial_epoch", "validation_freq", "verbose")}
         if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
             sample_weight, class_weight = class_weights(y, class_weight, self._has_member_axis(y)), None
-        options = {
-            "epochs": epochs,
-            "shuffle": shuffle,
-            "initial_epoch": initial_epoch,
-            "validation_freq": validation_freq,
-            "verbose": verbose,
-        }
         self._check_compiled()
-        callbacks = with_history(callbacks)
+        history, *callbacks = with_history(callbacks)
         self._take_inside(callbacks)
+        own_rows = members_data(callbacks, self, x, y, sample_weight, batch_size or 32)
+        if own_rows is not None:
+            x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
+        history.running = running = Running(self, callbacks, batch_size or 32)
+        callbacks = [history, *callbacks, running]
         data = (x, y, sample_weight)
-        steps = self._steps(batch_size or 32, callbacks)
-        if steps > 1 and are_arrays((data, validation_data)) and not steps_per_epoch and not class_weight:
+        if isinstance(x, RowDataset):
+            options["shuffle"] = False  # the order is the data set's
+        steps = self._steps(getattr(x, "batch_size", batch_size) or 32, callbacks)
+        if steps > 1 and can_be_fed(data, validation_data) and not steps_per_epoch and not class_weight:
             if validation_split and validation_data is None:
                 data, validation_data = split(data, validation_split)
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
             with self._guarded(), self.optimizer.members_active():
                 return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
-        with self._guarded(), self.optimizer.members_active():
-            return super().fit(
-                x=x,
-                y=y,
-                batch_size=batch_size,
-                callbacks=callbacks,
-                validation_split=validation_split,
-                validation_data=validation_data,
-                class_weight=class_weight,
-                sample_weight=sample_weight,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                **options,
-            )
+        changed = {"x": x, "sample_weight": sample_weight, "class_weight": class_weight, "callbacks": callbacks}
+        with self._guarded(), self.optimizer.members_active(), running.scope():
+            return super().fit(**{**given, **changed})
 
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
@@ -261,7 +272,7 @@ class MemberTrainer(keras.Model):
         inside = [callback for callback in callbacks if inside_step(callback, self)]
         if inside != self._compiled.inside:
             self._compiled.inside, self.train_function = inside, None
-            self._compiled.programs.pop("train", None)
+            self._compiled.programs = {}
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
@@ -269,12 +280,12 @@ class MemberTrainer(keras.Model):
 
     def _fit_in_blocks(self, data, validation, sizes, steps, validation_steps, callbacks, options):
         """Keras's `fit` on the numbers of the rows, with programs that take blocks of them."""
-        train = Feed(self, "train", data, sizes[0], steps)
+        of_rows = isinstance(data[0], RowDataset)
+        train = RowFeed(self, data[0], steps) if of_rows else Feed(self, "train", data, sizes[0], steps)
         test = Feed(self, "test", validation, sizes[1], steps) if validation is not None else None
-        with self._functions(train_function=train, test_function=test):
+        with self._functions(train_function=train, test_function=test), callbacks[-1].scope(train):
             return super().fit(
-                x=train.rows,
-                batch_size=train.block,
+                **{**options, **train.fit_arguments(options["shuffle"])},
                 callbacks=StepCallbacks(
                     callbacks,
                     train,
@@ -289,7 +300,6 @@ class MemberTrainer(keras.Model):
                 validation_data=(test.rows,) if test else None,
                 validation_batch_size=test.block if test else None,
                 validation_steps=validation_steps,
-                **options,
             )
 
     @contextlib.contextmanager
@@ -304,12 +314,12 @@ class MemberTrainer(keras.Model):
             for name, function in before.items():
                 setattr(self, name, function)
 
-    def step_program(self, kind):
-        """The program of many steps, compiled once a kind."""
-        programs = self._compiled.programs
-        if kind not in programs:
-            programs[kind] = lowerings.step_program(self, kind, self._compiled.given["jit_compile"] is not False)
-        return programs[kind]
+    def step_program(self, kind, finish=None):
+        """The program of many steps, compiled once a kind; `finish` as for `RowDataset`."""
+        programs, xla = self._compiled.programs, self._compiled.given["jit_compile"] is not False
+        if (kind, finish) not in programs:
+            programs[kind, finish] = lowerings.step_program(self, kind, xla, finish)
+        return programs[kind, finish]
 
     def _prepare(self, x, y=None, sample_weight=None, check=True):
         """Have the optimizer, losses and metrics make their variables, from the first batch; returns `x`, still whole.
@@ -318,18 +328,29 @@ class MemberTrainer(keras.Model):
         """
         self._check_compiled()
         self.optimizer.build(self.trainable_variables)
-        scores = [s for s in (self._compiled.losses, self._compiled.metrics) if s is not None]
-        if all(s.stacks is not None for s in scores) and not (check and are_arrays(x)):
+        if all(s.stacks is not None for s in self.scores()) and not (check and are_arrays(x)):
             return x
         batch, x = first_batch(x, y, sample_weight)
-        specs = tree.map_structure(_spec, batch[0])
+        self._prepare_scores(tree.map_structure(two_rows, batch))
+        return x
+
+    def _prepare_scores(self, example):
+        """Have losses and metrics make their variables, from two rows of zeros as `fit` takes them."""
+        x, y, sample_weight = example
+        specs = tree.map_structure(row_spec, x)
         y_pred = tree.map_structure(lambda s: ops.zeros(s.shape, s.dtype), self.compute_output_spec(specs))
-        y, sample_weight = tree.map_structure(_two_rows, batch[1:])
         batch = self._batch(y, y_pred, sample_weight)
-        for score in scores:
+        for score in self.scores():
             score.prepare(batch)
             score.check(batch)
-        return x
+        self._compiled.example = example
+
+    def prepare_like(self, whole, columns):
+        """Prepare to train on what a model of more members is given; `columns(data)` takes the part of these members."""
+        self._compiled.columns = columns
+        self.optimizer.build(self.trainable_variables)
+        example = self.own_columns(keras.utils.pack_x_y_sample_weight(*whole._compiled.example))
+        self._prepare_scores(keras.utils.unpack_x_y_sample_weight(example))
 
     def _has_member_axis(self, y):
         """Whether targets, in an array, have a member axis."""
@@ -386,11 +407,3 @@ def _of_each_member(loss, num_members):
 
 def _first(x):
     return next(leaf for leaf in tree.flatten(x) if leaf is not None)
-
-
-def _spec(x):
-    return keras.KerasTensor((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
-
-
-def _two_rows(x):
-    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))

@@ -1,0 +1,111 @@
+"""A model as a function from a list of tensors to a list of tensors: whole, or some members at a time."""
+
+import threading
+
+from keras import ops, tree
+
+from keras_multiweight.layers.mapping import StatelessCall, constants_from_weights
+from keras_multiweight.prediction.batches import put_together
+
+
+class ModelCall:
+    """A model as a function from a list of tensors to a list of tensors.
+
+    Args:
+        model: A Keras model.
+        form: The structure that the model is called with, as `Arrays.form`.
+
+    Attributes:
+        structure: The nesting of the model's outputs, known once it has been called.
+    """
+
+    chunks = None
+
+    def __init__(self, model, form):
+        self.model = model
+        self.form = form
+        self.structure = None
+
+    def __call__(self, tensors):
+        with constants_from_weights(self.model):
+            outputs = self.model(put_together(self.form, iter(tensors)), training=False)
+        self.structure = tree.map_structure(lambda _: 0, outputs)
+        return tree.flatten(outputs)
+
+    eagerly = __call__
+
+
+class ChunkedCall:
+    """The same for a packed model, its members computed in chunks one after another, in a loop inside of the program.
+
+    Args:
+        model: A `MultiModel`, or an `EnsembleModel` that reduces the answers of one.
+        form: As for `ModelCall`.
+        chunks: The `Chunks` of the `MultiModel`.
+    """
+
+    def __init__(self, model, form, chunks):
+        self.model = model
+        self.chunks = chunks
+        self._call = ModelCall(chunks.model, form)
+        self._stateless = StatelessCall(self._call, chunks.model.variables)
+
+    @property
+    def structure(self):
+        return self._call.structure
+
+    def __call__(self, tensors):
+        values = [v.value for v in self.chunks.variables]
+
+        starts = ops.convert_to_tensor(self.chunks.starts, "int32")
+        parts = ops.map(lambda start: self._from(tensors, values, start), starts)
+        return self.model.reduced(list(map(self.chunks.join, parts)))
+
+    def eagerly(self, tensors):
+        """The same, not within a program."""
+        values = [v.value for v in self.chunks.variables]
+        parts = [self._from(tensors, values, start) for start in self.chunks.starts]
+        return self.joined(parts)
+
+    def joined(self, parts):
+        """The outputs, from a list of the outputs of each chunk."""
+        return self.model.reduced(list(map(self.chunks.join_list, zip(*parts))))
+
+    def _from(self, tensors, values, start):
+        return self.part(self.chunks.inputs(tensors, start), self.chunks.weights(values, start))
+
+    def part(self, tensors, weights):
+        """The outputs of one chunk, from its inputs and weights."""
+        outputs, updates, _ = self._stateless([tensors, weights])
+        if updates:
+            raise ValueError("The model assigns variables when it predicts, which is done for all members at once.")
+        return outputs
+
+
+class PureCall:
+    """A call as a function of the values of the model's variables too, for backends whose programs hold no variables.
+
+    It gives the outputs, and the new values of the variables that the model assigns when it predicts.
+    """
+
+    def __init__(self, call):
+        self.variables = call.model.variables
+        self._call = StatelessCall(call, self.variables)
+        self._lock = threading.Lock()
+
+    def values(self):
+        """The values of the variables as they are now."""
+        return [v.value for v in self.variables]
+
+    def __call__(self, values, tensors):
+        outputs, updates, _ = self._call([tensors, values])
+        return outputs, updates
+
+    def assign(self, results):
+        """Assign the new values; returns the outputs."""
+        outputs, updates = results
+        if updates:
+            with self._lock:
+                for index, update in zip(self._call.assigned, updates):
+                    self.variables[index].assign(update)
+        return outputs
