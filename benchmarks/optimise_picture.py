@@ -46,7 +46,11 @@ def draw(found, axes):
     axes.set_xticks(np.log10(ticks), ticks)
     axes.set_yticks(range(len(found)), ["off" if n == 0 else n for n in found])
     axes.set_zticks(range(-4, 1), ["0.0001", "0.001", "0.01", "0.1", "1"])
-    axes.set_xlabel("calls"), axes.set_ylabel("networks"), axes.set_zlabel("distance from the maximum")
+    (
+        axes.set_xlabel("calls", labelpad=9),
+        axes.set_ylabel("networks"),
+        axes.set_zlabel("distance from the maximum", labelpad=12),
+    )
     axes.view_init(elev=22, azim=-52)
 
 
@@ -54,8 +58,8 @@ def main(path, budget=1000):
     figure = plt.figure(figsize=(7, 5.5))
     axes = figure.add_subplot(projection="3d")
     draw(lines(read(), budget), axes)
-    axes.set_box_aspect(None, zoom=0.86)
-    figure.savefig(path, dpi=110)
+    axes.set_box_aspect((1.3, 1.0, 0.8), zoom=0.9)
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.3)
 
 
 if __name__ == "__main__":

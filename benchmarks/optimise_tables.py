@@ -60,10 +60,22 @@ def hartmann(rows, budget, lead, at):
         for m, row in found.items()
     ]
     printed([f"Hartmann-6, {budget} calls", *(f"@{n}" for n in at), "regret < 0.01", "distance < 0.1", "p"], lines)
-    ours, one = (round(len(end(found[m])) * shares(found[m])[0]) for m in (lead, "members-1"))
-    total = len(end(found[lead]))
-    p = fisher_exact([[ours, total - ours], [one, total - one]], alternative="greater").pvalue
-    print(f"Runs under 0.01: {label(lead)} {ours}, 1 network {one} of {total}; Fisher's exact p = {p:.2g}\n")
+    for m in found:
+        if m.startswith("members-") and m not in ABLATIONS:
+            against_ablations(found, m)
+
+
+def against_ablations(found, m):
+    """Whether networks are better than none and than one: by their regrets, and by the share of runs under 0.01."""
+    for other in (found[name] for name in ABLATIONS):
+        total = len(end(other))
+        wins = [round(total * shares(row)[0]) for row in (found[m], other)]
+        fisher = fisher_exact([[n, total - n] for n in wins], alternative="greater").pvalue
+        print(
+            f"- {label(m)} against {label(other['method'])}: regrets p = {p_value(found[m], other)}; runs under 0.01: "
+            f"{wins[0]} and {wins[1]} of {total}, Fisher's exact p = {fisher:.2g}"
+        )
+    print()
 
 
 def noise(rows, lead="members-8"):

@@ -96,8 +96,9 @@ def test_training_fits_and_zeroed_weights_stay_the_members_own(ensemble, data):
 
 
 @pytest.mark.parametrize("member_update", ["gradient", "evolution"])
-def test_narrow_member_trains_as_a_narrow_network_does(data, member_update):
+def test_narrow_member_trains_as_a_narrow_network_does(data, member_update, monkeypatch):
     """Units that are switched off stay off, and the others do not notice."""
+    monkeypatch.setattr("keras_multiweight.surrogate.ensemble.PAIRS", 1)
     kinds = {name: values[:1] for name, values in KINDS.items()}
     wide = PackedEnsemble(default_network(D, (8,)), 1, D, 0, **kinds, widths=[0.5], member_update=member_update)
     narrow = PackedEnsemble(default_network(D, (4,)), 1, D, 0, **kinds, member_update=member_update)
