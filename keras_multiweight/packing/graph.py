@@ -45,10 +45,13 @@ def walk(model, inputs, visit):
     config = functional.get_config()
     operations = {operation.name: operation for operation in functional.operations}
     values = {(name, 0): [x] for name, x in zip(_input_names(config), inputs, strict=True)}
-    for name, index, node in _in_order(config):
+    nodes = {(layer["name"], i): node for layer in config["layers"] for i, node in enumerate(layer["inbound_nodes"])}
+    outputs = _map_leaves(lambda leaf: _Leaf(_output_node(leaf, operations), leaf[2]), config["output_layers"])
+    for name, index in _in_order(nodes, [leaf.node for leaf in keras.tree.flatten(outputs)]):
+        node = nodes[name, index]
         args, kwargs = _revive(node["args"], values), _revive(node["kwargs"], values)
         values[name, index] = visit(operations[name], args, kwargs)
-    return _map_leaves(lambda leaf: _output(leaf, operations, values), config["output_layers"])
+    return keras.tree.map_structure(lambda leaf: values[leaf.node][leaf.tensor], outputs)
 
 
 def takes_training(operation):
@@ -207,27 +210,44 @@ def parts(layer):
     return list(layer.layers) if isinstance(layer, keras.layers.Pipeline) else []
 
 
-def _in_order(config):
-    """The nodes of a graph as Keras runs them: the farther from the outputs, the earlier."""
-    nodes = {(layer["name"], i): node for layer in config["layers"] for i, node in enumerate(layer["inbound_nodes"])}
-    sources = {key: [source for source in _references(node) if source in nodes] for key, node in nodes.items()}
-    uses = collections.Counter(source for found in sources.values() for source in found)
-    depths, ready = dict.fromkeys(nodes, 0), [key for key in nodes if not uses[key]]
-    while ready:
-        key = ready.pop()
-        for source in sources[key]:
-            depths[source] = max(depths[source], depths[key] + 1)
-            uses[source] -= 1
-            if not uses[source]:
-                ready.append(source)
-    return [(*key, nodes[key]) for key in sorted(nodes, key=depths.get, reverse=True)]
+class _Leaf:
+    """An output of a graph: a node, and which of its tensors."""
+
+    def __init__(self, node, tensor):
+        self.node, self.tensor = node, tensor
 
 
-def _output(leaf, operations, values):
+def _output_node(leaf, operations):
     """Outputs count the node that a nested Functional model begins with; the arguments of calls do not."""
-    name, index, k = leaf
-    nested = is_graph(operations[name]) and not isinstance(operations[name], keras.Sequential)
-    return values[name, index - nested][k]
+    name, index, _ = leaf
+    return name, index - (is_graph(operations[name]) and not isinstance(operations[name], keras.Sequential))
+
+
+def _in_order(nodes, outputs):
+    """The nodes of a graph as Keras runs them: the farther from the outputs, the earlier.
+
+    Those equally far too must be in Keras's order: a layer that takes the masks off its inputs leaves none to the next.
+    """
+    sources = {key: [source for source in _references(node) if source in nodes] for key, node in nodes.items()}
+    depths, of_layers = {}, {}
+    for key in reversed(_data_first(sources, outputs)):
+        depths[key] = of_layers[key[0]] = max(depths.get(key, 0), of_layers.get(key[0], 0))
+        for source in sources[key]:
+            depths[source] = max(depths.get(source, 0), depths[key] + 1)
+    return sorted(depths, key=depths.get, reverse=True)
+
+
+def _data_first(sources, outputs):
+    """The nodes in an order in which each comes after its sources, found from the outputs on, depth first."""
+    found, seen, waiting = [], set(), [(key, False) for key in reversed(outputs)]
+    while waiting:
+        key, is_done = waiting.pop()
+        if is_done:
+            found.append(key)
+        elif key in sources and key not in seen:
+            seen.add(key)
+            waiting += [(key, True), *((source, False) for source in reversed(sources[key]))]
+    return found
 
 
 def _references(item):
@@ -236,8 +256,8 @@ def _references(item):
         if item.get("class_name") == "__keras_tensor__":
             yield tuple(item["config"]["keras_history"][:2])
         else:
-            for value in item.values():
-                yield from _references(value)
+            for key in sorted(item):  # as Keras flattens arguments
+                yield from _references(item[key])
     elif isinstance(item, (list, tuple)):
         for value in item:
             yield from _references(value)

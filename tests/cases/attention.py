@@ -55,12 +55,14 @@ def group_query_attention():
 
 @case
 def masked_attention():
-    """Masks of queries, keys and values come with the tensors, from `mask_zero`."""
+    """Masks of queries, keys and values come with the tensors, from `mask_zero`; the first of two to read one takes it off."""
     a, b = keras.Input((5,), dtype="int32"), keras.Input((4,), dtype="int32")
     x, y = k.Embedding(11, 4, mask_zero=True)(a), k.Embedding(11, 4, mask_zero=True)(b)
     heads, groups = k.MultiHeadAttention(2, 3), k.GroupQueryAttention(2, 2, 1)
     outputs = [heads(x, y), groups(x, y), k.Attention()([x, y]), k.AdditiveAttention()([x, y])]
-    return keras.Model([a, b], [*outputs, k.GlobalAveragePooling1D()(heads(x, x))])
+    z = heads(x, x)
+    outputs += [k.MultiHeadAttention(1, 2)(z, k.ReLU()(z)), k.MultiHeadAttention(1, 2)(z, z)]
+    return keras.Model([a, b], [*outputs, k.GlobalAveragePooling1D()(z)])
 
 
 @case
