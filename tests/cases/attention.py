@@ -55,7 +55,7 @@ def group_query_attention():
 
 @case
 def masked_attention():
-    """Masks of queries, keys and values come with the tensors, from `mask_zero`; the first of two to read one takes it off."""
+    """Masks of queries, keys and values come with the tensors, from `mask_zero`; who reads one first takes it off."""
     a, b = keras.Input((5,), dtype="int32"), keras.Input((4,), dtype="int32")
     x, y = k.Embedding(11, 4, mask_zero=True)(a), k.Embedding(11, 4, mask_zero=True)(b)
     heads, groups = k.MultiHeadAttention(2, 3), k.GroupQueryAttention(2, 2, 1)
