@@ -255,9 +255,9 @@ class MemberTrainer(keras.Model):
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
             with self._guarded(), self.optimizer.members_active():
                 return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)
-        changed = {"x": x, "sample_weight": sample_weight, "class_weight": class_weight, "callbacks": callbacks}
+        changed = {"x": x, "y": y, "sample_weight": sample_weight, "class_weight": class_weight, "callbacks": callbacks}
         with self._guarded(), self.optimizer.members_active(), running.scope():
-            return super().fit(**{**given, **changed})
+            return super().fit(**{**given, **options, **changed})
 
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
