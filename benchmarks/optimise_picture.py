@@ -1,6 +1,6 @@
 """A three-dimensional picture of the method: the distance from the maximum against calls and the number of networks.
 
-    python benchmarks/optimise_picture.py docs/images/optimise.png
+    python benchmarks/optimise_picture.py docs/pictures/optimise.png
 
 It draws what `optimise.py` wrote to `optimise.json` for Hartmann-6: a line for every number of networks, 0 being networks
 off. Medians over the seeds.
