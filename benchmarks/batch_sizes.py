@@ -1,8 +1,9 @@
-"""How many rows should be computed at once? The figures behind `prediction.lowerings.batch_numbers`.
+"""How many rows and members should be computed at once? For `cached` and `batch_numbers` of `prediction.lowerings`.
 
     KERAS_BACKEND=torch python benchmarks/batch_sizes.py
 
-Milliseconds for all rows, by the rows of a batch; in brackets millions of numbers that the widest layer gives for a batch.
+Milliseconds for all rows, by the rows of a batch of all members, and by the members of a chunk of all rows; in brackets
+millions of numbers that the widest layer gives at once.
 """
 
 import numpy as np
@@ -25,11 +26,18 @@ def main():
     for name, (build, num_members, widest, rows) in CASES.items():
         multi = kmw.replicate(build, num_members, seed=0)
         x = data(multi, rows)
-        sizes = [size for size in 2 ** np.arange(3, 14) if size <= rows and size * widest * num_members < 3e7]
-        asks = {int(size): multi.predictor(int(size)) for size in sizes}
-        seconds = interleaved({size: lambda ask=ask, x=x: ask(x) for size, ask in asks.items()}, 5)
-        cells = (f"{size} ({size * widest * num_members / 1e6:.2g}): {1e3 * s:.1f}" for size, s in seconds.items())
-        print(f"{name}, {rows} rows, ms: {', '.join(cells)}", flush=True)
+        sizes = [int(size) for size in 2 ** np.arange(3, 14) if size <= rows and size * widest * num_members < 3e7]
+        asks = {size: multi.predictor(size, member_chunk=num_members) for size in sizes}
+        show(f"{name}, rows at once of {rows}", asks, widest * num_members, x)
+        sizes = [size for size in (1, 2, 5, 10, 25, 50, 200, 1000) if size <= num_members and size * widest * rows < 3e7]
+        asks = {size: multi.predictor(rows, member_chunk=size) for size in sizes}
+        show(f"{name}, members at once, {rows} rows", asks, widest * rows, x)
+
+
+def show(title, asks, numbers, x):
+    seconds = interleaved({size: lambda ask=ask: ask(x) for size, ask in asks.items()}, 5)
+    cells = (f"{size} ({size * numbers / 1e6:.2g}): {1e3 * s:.1f}" for size, s in seconds.items())
+    print(f"{title}, ms: {', '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

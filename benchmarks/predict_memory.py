@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import time
 
-MEMBERS, ROWS, FEATURES, WIDTH = 1000, 100_000, 64, 256  # 256 units: 100,000 parameters a member with 2 hidden layers more
+MEMBERS, ROWS, FEATURES, WIDTH = 1000, 100_000, 64, 256  # 98,945 parameters a member
 COLUMNS = ("what", "limit, MB", "before, MB", "peak, MB", "estimate, MB", "members x rows at once", "seconds")
 
 
