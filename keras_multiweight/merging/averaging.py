@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.merging.splits import SplitDataset
+from keras_multiweight.training import lowerings
 from keras_multiweight.training.trainer import MemberTrainer
 
 UNITS = ("batch", "epoch")
@@ -25,9 +26,8 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
     Args:
         period: int, how many batches or epochs lie between two averagings.
         unit: `"batch"` or `"epoch"`. Periods in batches are counted by the optimizer's `iterations`. A `MultiModel` averages
-            in its compiled training step, also where `steps_per_execution` puts many of them in one program. With an
-            `outer_optimizer`, and in other models, Keras calls this once an execution: a period is a multiple of these, and
-            ends with the execution that it ends in.
+            in its compiled training step, also where `steps_per_execution` puts many of them in one program. In other
+            models Keras calls this once an execution: a period is a multiple of these.
         alpha: float from 0 to 1, how much of its own weights a member keeps.
         warmup: int, how many batches or epochs pass before the first period begins.
         outer_optimizer: A Keras optimizer of its own, or None. It needs `alpha=0`.
@@ -65,12 +65,17 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         self.reshuffle = reshuffle
         self.seed = seed
         self._passed = 0
-        self._places = []
+        self._places = []  # (variable, how many members it is of)
         self._outer = []  # where the outer optimizer has led
 
     def is_inside_step(self, model):
         """Whether this computes in the compiled training step of a model."""
-        return isinstance(model, MemberTrainer) and self.unit == "batch" and not self.outer_optimizer
+        return isinstance(model, MemberTrainer) and self.unit == "batch"
+
+    def step_variables(self, model):
+        """The variables that `after_step` changes and that are none of the model's: those of the outer optimizer."""
+        self._find_places(model)
+        return self._outer_variables()
 
     def members_data(self, model, x, y, sample_weight, batch_size):
         """Arrays for one member, cut into parts for all, if the members of a `MultiModel` read inputs of their own."""
@@ -87,25 +92,26 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._passed = 0
-        layers = [layer for layer in all_layers(self.model) if isinstance(layer, MultiLayer)]
+        self._find_places(self.model)
+        self._check_steps()
+        for variable, mean in zip(self._outer, self._means()):
+            variable.assign(mean)
+
+    def _find_places(self, model):
+        layers = [layer for layer in all_layers(model) if isinstance(layer, MultiLayer)]
         found = {id(v): (v, layer.num_members) for layer in layers for v in layer.stacked_weights if "float" in v.dtype}
         if not found:
             raise ValueError(
                 "PeriodicModelAveraging needs a model with layers that have a member axis. Received: "
-                f"'{self.model.name}', which has none."
+                f"'{model.name}', which has none."
             )
-        self._check_steps()
         self._places = list(found.values())
-        if self.outer_optimizer:
-            self._begin_outer([_mean(v.value, count) for v, count in self._places])
-
-    def _begin_outer(self, means):
-        """Where the average is at the beginning; an optimizer keeps its state from one `fit` to the next."""
-        if not self._outer:
-            self._outer = [keras.Variable(mean, trainable=True) for mean in means]
+        if self.outer_optimizer and not self._outer:  # which keeps its state from one `fit` to the next
+            self._outer = [keras.Variable(mean, trainable=True) for mean in self._means()]
             self.outer_optimizer.build(self._outer)
-        for variable, mean in zip(self._outer, means, strict=True):
-            variable.assign(mean)
+
+    def _outer_variables(self):
+        return [*self._outer, *self.outer_optimizer.variables] if self.outer_optimizer else []
 
     def _check_steps(self):
         """Between executions, a period can end only where an execution does."""
@@ -116,8 +122,8 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
             return
         if self.period % steps or self.warmup % steps:
             raise ValueError(
-                "period and warmup must be multiples of steps_per_execution with an outer_optimizer, or in a model that is "
-                f"no MultiModel. Received: period={self.period}, warmup={self.warmup} and steps_per_execution={steps}."
+                "period and warmup must be multiples of steps_per_execution in a model that is no MultiModel. Received: "
+                f"period={self.period}, warmup={self.warmup} and steps_per_execution={steps}."
             )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -142,22 +148,31 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         """Average now."""
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # inside an epoch the variables hold what they were at its beginning
-        means = [_mean(v.value, count) for v, count in self._places]
-        if self.outer_optimizer:
-            means = self._step(means)
-        for (variable, _), value in zip(self._places, self._pulled(means)):
-            variable.assign(value)
+        self._assign(self._averages())
 
     def after_step(self, iterations):
         """Average where a period ends with this step; a part of the training step."""
         passed = iterations - self.warmup
         due = ops.logical_and(passed > 0, ops.equal(ops.mod(passed, self.period), 0))
-        values = ops.cond(due, self._averages, lambda: [ops.convert_to_tensor(v.value) for v, _ in self._places])
-        for (variable, _), value in zip(self._places, values):
+        self._assign(ops.cond(due, self._averages, lambda: [ops.convert_to_tensor(v.value) for v in self._changed()]))
+
+    def _changed(self):
+        return [*(variable for variable, _ in self._places), *self._outer_variables()]
+
+    def _assign(self, values):
+        for variable, value in zip(self._changed(), values, strict=True):
             variable.assign(value)
 
     def _averages(self):
-        return self._pulled([_mean(v.value, count) for v, count in self._places])
+        """The values of all that averaging changes, after it."""
+        means = self._means()
+        if not self.outer_optimizer:
+            return self._pulled(means)
+        outer, state = self._step(means)
+        return [*self._pulled(outer), *outer, *state]
+
+    def _means(self):
+        return [_mean(v.value, count) for v, count in self._places]
 
     def _pulled(self, means):
         """The members' weights, replaced by the means or pulled towards them."""
@@ -168,10 +183,9 @@ class PeriodicModelAveraging(keras.callbacks.Callback):
         return self.alpha * variable.value + (1 - self.alpha) * repeated
 
     def _step(self, means):
-        """What the outer optimizer makes of the way that the average has gone."""
-        gradients = [ops.subtract(outer.value, mean) for outer, mean in zip(self._outer, means)]
-        self.outer_optimizer.apply(gradients, self._outer)
-        return [outer.value for outer in self._outer]
+        """What the outer optimizer makes of the way that the average has gone: where it leads, and its state."""
+        gradients = [outer.value - mean for outer, mean in zip(self._outer, means)]
+        return lowerings.stepped(self.outer_optimizer, gradients, self._outer)
 
 
 def _is_for_one(model, x):

@@ -160,6 +160,18 @@ def _current(scope, variable, old):
     return old if value is None else value
 
 
+def stepped(optimizer, gradients, variables):
+    """What a step of a Keras optimizer makes of variables, and of its own, as two lists of tensors.
+
+    TensorFlow's optimizers only assign; there the variables have these values afterwards.
+    """
+    if keras.backend.backend() == "tensorflow":
+        optimizer.apply(gradients, variables)
+        return [[ops.convert_to_tensor(v.value) for v in group] for group in (variables, optimizer.variables)]
+    values, state = ([ops.convert_to_tensor(v.value) for v in group] for group in (variables, optimizer.variables))
+    return optimizer.stateless_apply(state, gradients, values)
+
+
 class OwnState:
     """What a model's training changes, held for it between the calls of its training function, as Keras's `fit` does.
 

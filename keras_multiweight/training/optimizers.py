@@ -51,6 +51,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.schedules = [schedules[id(o)] for o in hidden.optimizers]
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
+        hidden.guests = []
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
         self._add_member_variables()
 
@@ -98,7 +99,18 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
+        return [*self._own_variables(), *self._hidden.guests]
+
+    def _own_variables(self):
         return [*super().variables, *(v for update in self._hidden.updates for v in update.variables)]
+
+    def host(self, variables):
+        """Have the training step carry variables of callbacks too, which are part of it; they are not saved."""
+        self._hidden.guests = list(variables)
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(self._own_variables()):
+            store[str(i)] = ops.convert_to_numpy(variable)
 
     # ---- learning rates ----
 

@@ -268,11 +268,15 @@ class MemberTrainer(keras.Model):
             raise ValueError(f"A model must be compiled before it is trained or evaluated. Call '{self.name}'.compile().")
 
     def _take_inside(self, callbacks):
-        """Make those callbacks that ask for it part of the training step: `after_step(iterations)` is traced in it."""
+        """Make those callbacks that ask for it part of the training step: `after_step(iterations)` is traced in it.
+
+        It may assign to the model's variables, and to those that the callback's `step_variables(model)` names.
+        """
         inside = [callback for callback in callbacks if inside_step(callback, self)]
         if inside != self._compiled.inside:
             self._compiled.inside, self.train_function = inside, None
             self._compiled.programs = {}
+            self.optimizer.host(v for callback in inside for v in callback.step_variables(self))
 
     def _steps(self, batch_size, callbacks):
         steps = self._compiled.given["steps_per_execution"]
