@@ -79,8 +79,8 @@ def cross_val_fit(
     Args:
         build: Function without arguments that builds a model with one output, or a built Keras model.
         x, y: Arrays `(R, ...)`; `x` may be a structure of them.
-        folds: int, K: every repeat has a new partition. Or a list of pairs of int arrays `(rows to train on, rows to test)`,
-            as the splitters of scikit-learn give them: `list(StratifiedKFold(5).split(x, y))`.
+        folds: int, K: every repeat has a new partition. Or a splitter of scikit-learn, such as `StratifiedKFold(5)`; or a
+            list of pairs of int arrays `(rows to train on, rows to test)`, as `list(GroupKFold(5).split(x, y, groups))`.
         repeats: int: how many initial weights.
         params: List of dicts: settings of the optimizer, such as `{"learning_rate": 0.01, "weight_decay": 0.1}`.
         loss: Keras loss.
@@ -110,6 +110,9 @@ def cross_val_fit(
     """
     y = checked_targets(y, len(tree.flatten(x)[0]))
     score, params = metric_function(metric), list(params)
+    if not params:
+        raise ValueError("params must have at least one setting, which may be {}. Received: none.")
+    folds = list(folds.split(y, y)) if hasattr(folds, "split") else folds
     seeds = np.random.SeedSequence(seed).generate_state(2) & 0x7FFFFFFF
     splits = [_split(folds, len(y), [int(seeds[0]), r]) for r in range(checked_count(repeats, "repeats"))]
     shape = (len(params), repeats, len(splits[0]))

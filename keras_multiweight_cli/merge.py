@@ -23,7 +23,8 @@ def merged(paths, align, repair, data, loss):
         align: "weights", "activations" or "none".
         repair: A path of inputs for repair and for activations, or None.
         data: A path of inputs and targets to score on; None for those of `repair`, if it has targets.
-        loss: Keras's name of the loss; None for that of classes if the targets are whole numbers, else "mse".
+        loss: Keras's name of the loss; None for that of classes if the targets are whole numbers, else "mse". For classes,
+            answers that are no probabilities are taken for logits.
     """
     library()
     from keras_multiweight import merging
@@ -63,13 +64,31 @@ def _table(members, steps, path, loss):
     arrays, y = read_data(path)
     if y is None:
         raise ValueError(f"DATA must be an .npz file with the inputs and the targets as '{TARGETS}'. Received: '{path}'.")
-    loss = loss or ("sparse_categorical_crossentropy" if y.dtype.kind in "iu" else "mse")
-    x, function = _inputs(members, arrays, path), keras.losses.get(loss)
-
-    def score(answers):
-        return float(np.mean(keras.ops.convert_to_numpy(function(y, answers))))
-
+    x = _inputs(members, arrays, path)
     answers = {f"member {i}": members.model(members.weights(i)).predict(x, verbose=0) for i in range(len(members))}
-    mean = sum(answers.values()) / len(members)
     answers |= {name: model.predict(x, verbose=0) for name, model in steps.items()}
-    return merge_table(path, loss, {name: score(y_) for name, y_ in {**answers, "ensemble": mean}.items()})
+    if loss is None and y.dtype.kind in "iu":
+        loss, answers = _of_classes(answers)
+    loss = loss or "mse"
+    function = keras.losses.get(loss)
+    alone = [answers[f"member {i}"] for i in range(len(members))]
+    answers["ensemble"] = sum(alone) / len(alone)
+    y = y[:, None] if y.ndim == 1 == alone[0].shape[-1] else y
+    scores = {name: float(np.mean(keras.ops.convert_to_numpy(function(y, y_)))) for name, y_ in answers.items()}
+    return merge_table(path, loss, scores)
+
+
+def _of_classes(answers):
+    """The loss for targets that are classes, and the answers as probabilities: others are taken for logits."""
+    import keras
+
+    binary = next(iter(answers.values())).shape[-1] == 1
+    loss, link = ("binary_crossentropy", "sigmoid") if binary else ("sparse_categorical_crossentropy", "softmax")
+    if not all(_are_probabilities(y, binary) for y in answers.values()):
+        function = keras.activations.get(link)
+        answers = {name: keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(y))) for name, y in answers.items()}
+    return loss, answers
+
+
+def _are_probabilities(y, binary):
+    return y.min() >= 0 and (y.max() <= 1 if binary else np.allclose(y.sum(axis=-1), 1, atol=1e-2))

@@ -66,6 +66,20 @@ def test_merge_shows_the_losses_of_members_steps_and_ensemble(files, tmp_path):
         assert text in result.output
 
 
+def test_answers_of_classifiers_may_be_logits(files, tmp_path):
+    """Those of members of two classes and more, whose last layer has no activation."""
+    folder, models, x = files
+    logits = [m.predict(x, verbose=0) for m in models]
+    y = np.arange(len(x)) % logits[0].shape[-1]
+    np.savez(tmp_path / "classes.npz", x=x, y=y)
+    result = run(tmp_path / "m.keras", folder / "m*.keras", "--align", "none", "--data", tmp_path / "classes.npz")
+    assert result.exit_code == 0, result.output
+    probabilities = [np.exp(a) / np.exp(a).sum(axis=-1, keepdims=True) for a in logits]
+    for text, p in (("member 1", probabilities[1]), ("ensemble", np.mean(probabilities, axis=0))):
+        line = next(line for line in result.output.splitlines() if text in line)
+        assert float(line.split("│")[2]) == pytest.approx(-np.log(p[np.arange(len(x)), y]).mean(), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

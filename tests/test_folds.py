@@ -63,7 +63,7 @@ def test_rows_of_a_fold_have_no_part_in_its_training(data):
     """What leaks would change an answer: here the targets and inputs of one fold become absurd."""
     x, y = data
     folds = list(StratifiedKFold(3).split(x, y[:, 0]))
-    before = kmw.cross_val_fit(network, x, y, folds, normalize=True, **OPTIONS)
+    before = kmw.cross_val_fit(network, x, y, StratifiedKFold(3), normalize=True, **OPTIONS)
     x, y = x.copy(), y.copy()
     x[folds[1][1]], y[folds[1][1]] = 1e3, -1e3
     after = kmw.cross_val_fit(network, x, y, folds, normalize=True, **OPTIONS)
@@ -79,6 +79,7 @@ def test_rows_of_a_fold_have_no_part_in_its_training(data):
         ({"folds": 1}, "folds must be from 2 to the 23 rows"),
         ({"folds": [([0, 1], [99])]}, r"numbers of rows, 0 to 22.*Received: array\(\[99\]\)"),
         ({"folds": [([0, 1], [])]}, "none empty"),
+        ({"params": []}, "params must have at least one setting"),
         ({"repeats": 0}, "repeats must be an int of at least 1"),
         ({"metric": "goodness"}, "metric must be 'accuracy'"),
         ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN"),

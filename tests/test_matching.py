@@ -180,6 +180,8 @@ def test_members_from_one_start_stay_where_they_are():
         (lambda m, x: merging.merge_members(m, align="activations"), "needs data"),
         (lambda m, x: merging.merge_members(m, align=None, soft=merging.SoftMatching()), "soft without align"),
         (lambda m, x: merging.merge_members(m, repair=x[:0]), "at least one row"),
+        (lambda m, x: merging.merge_members(m, repair=np.where(x == x[3, 2], np.nan, x)), "must be finite"),
+        (lambda m, x: merging.activation_matching(m, np.where(x == x[3, 2], np.inf, x)), "must be finite"),
         (lambda m, x: merging.SoftMatching(temperature=-1), "temperature not below 0"),
         (lambda m, x: merging.SoftMatching(top_k=0), "top_k of at least 1"),
         (lambda m, x: merging.loss_barrier(*m, (x, x)), "loss must be given"),

@@ -63,3 +63,22 @@ def test_wrong_data_leaves_the_model_as_it_was(method):
     for received, expected in zip(multi.get_weights(), before):
         np.testing.assert_array_equal(received, expected)
     multi.fit(X, Y, batch_size=8, **OPTIONS)
+
+
+@pytest.mark.parametrize("steps", [4, "auto"])
+def test_arrays_of_other_lengths_are_refused(steps):
+    """Where rows are taken on the device, which gives the last one for a row that is not there."""
+    multi = compiled(steps)
+    calls = [
+        (lambda: multi.fit(X, Y[:-1], **OPTIONS), "24 inputs, 23 targets"),
+        (lambda: multi.fit(X[:10], Y, **OPTIONS), "10 inputs, 24 targets"),
+        (lambda: multi.fit(X, Y, sample_weight=np.ones(1), **OPTIONS), "24 inputs, 24 targets, 1 sample weights"),
+        (lambda: multi.fit(X, Y, validation_data=(X, Y[:5]), **OPTIONS), "24 inputs, 5 targets"),
+        (lambda: multi.evaluate(X, Y[:5], verbose=0), "24 inputs, 5 targets"),
+    ]
+    before = multi.get_weights()
+    for call, found in calls:
+        with pytest.raises(ValueError, match=f"for each row of the inputs. Received: {found}"):
+            call()
+    for received, expected in zip(multi.get_weights(), before):
+        np.testing.assert_array_equal(received, expected)

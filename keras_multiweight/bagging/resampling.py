@@ -20,7 +20,7 @@ class Bootstrap:
         num_rows: int, R.
         num_members: int, N.
         max_samples: How many rows a member draws, as in scikit-learn: an int is a number, a float a fraction of the
-            rows; of the groups, where `groups` are given.
+            rows, which may be above 1 with replacement; of the groups, where `groups` are given.
         replace: bool. Draw with replacement.
         stratify: `(R,)` labels: every member draws from each class its share of the rows, to within one row.
         groups: `(R,)` labels of what is drawn whole: a patient's rows come together, or not at all.

@@ -10,7 +10,7 @@ def check_rows(model, x, what="data"):
     """Refuse inputs that a model does not take, in words of its own. Returns the inputs as float or int arrays.
 
     Raises:
-        ValueError: Another number of inputs, another shape, or no rows.
+        ValueError: Another number of inputs, another shape, no rows, or NaN or infinite numbers.
     """
     if isinstance(x, dict):
         return x
@@ -25,6 +25,8 @@ def check_rows(model, x, what="data"):
                 f"{what} for input '{expected.name}' must have shape {tuple(expected.shape)} and at least one row. "
                 f"Received: shape {shape}."
             )
+        if not np.isfinite(np.asarray(array, "float64")).all():
+            raise ValueError(f"{what} for input '{expected.name}' must be finite. Received: NaN or infinite numbers.")
     return x
 
 

@@ -31,7 +31,7 @@ class Feed:
     """
 
     def __init__(self, model, kind, data, batch_size, steps, finish=None):
-        self.num_rows = len(tree.flatten(data)[0])
+        self.num_rows = _common_rows(data)
         self.batch_size = batch_size
         self.num_batches = math.ceil(self.num_rows / batch_size)
         self.steps = min(steps, self.num_batches)
@@ -65,6 +65,18 @@ class Feed:
         if len(rows) % self.batch_size:
             logs, state = self._run(state, self._arrays, rows[None, full * self.batch_size :], 1)
         return (logs, state) if len(args) > 1 else logs
+
+
+def _common_rows(data):
+    """How many rows all arrays of `(x, y, sample_weight)` have."""
+    names = ("inputs", "targets", "sample weights")
+    rows = {name: sorted({len(a) for a in tree.flatten(part) if a is not None}) for name, part in zip(names, data)}
+    if len(set().union(*rows.values())) > 1:
+        found = ", ".join(f"{' and '.join(map(str, counts))} {name}" for name, counts in rows.items() if counts)
+        raise ValueError(
+            f"There must be a target, and a sample weight if any, for each row of the inputs. Received: {found}."
+        )
+    return next(count for counts in rows.values() for count in counts)
 
 
 class RowDataset(keras.utils.PyDataset):
