@@ -53,6 +53,10 @@ def test_chunks_of_members_answer_as_the_members_do(jit_compile):
     assert not ask.failed
 
 
+# these layers draw seeds in prediction too, which they keep in variables: all members are computed at once
+ASSIGN = ("augmentation_of_rows", "augmentation_of_batches", "images_with_labels")
+
+
 @SLOW
 @pytest.mark.parametrize("case", CASES)
 def test_every_case_runs_in_chunks(case):
@@ -64,7 +68,7 @@ def test_every_case_runs_in_chunks(case):
     expected = oracle.stacked_predictions(oracle.each_in(models[0], models), x, len(tree.flatten(x)[0]))
     for received, wanted in zip(tree.flatten(ask(x)), expected, strict=True):
         oracle.assert_close(received, wanted, repr(ask), tolerance_of(multi))
-    assert "chunks of members" not in ask.failed
+    assert case in ASSIGN or "chunks of members" not in ask.failed
 
 
 def test_each_chunk_reads_the_inputs_of_its_members(models):
