@@ -25,6 +25,8 @@ FAST = {
 EXPECTED_TO_FAIL = {
     "check_sample_weight_equivalence_on_dense_data": "a repeated row is drawn as two, a weighted one as one, as in sklearn",
 }
+if keras.backend.backend() == "jax":  # the check allows 1e-7
+    EXPECTED_TO_FAIL["check_methods_sample_order_invariance"] = "a row's float32 sums depend on its place in the batch"
 
 
 @pytest.mark.slow
