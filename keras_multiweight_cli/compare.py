@@ -51,7 +51,7 @@ def _compare_bits(expected, received):
 def _compare_outputs(packed, own, i, tolerance):
     from keras import tree
 
-    from keras_multiweight.packing.verify import relative_difference
+    from keras_multiweight.rounding import relative_difference
 
     pairs = zip(tree.flatten(packed), tree.flatten(own))
     worst = max((relative_difference(received[:, i], expected) for received, expected in pairs), default=0.0)

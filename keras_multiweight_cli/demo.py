@@ -119,7 +119,7 @@ def _bootstrap(available, count, seed):
 
 def _compare(task, models, multi, x, y):
     """The loop of `predict` and the one packed `predict`, on the same rows."""
-    from keras_multiweight.packing.verify import relative_difference
+    from keras_multiweight.rounding import relative_difference
 
     loop_seconds, singles = _median_time(lambda: [model.predict(x, verbose=0) for model in models])
     packed_seconds, packed = _median_time(lambda: multi.predict(x, verbose=0))

@@ -13,7 +13,9 @@ ROOT = pathlib.Path(keras_multiweight.__file__).parent
 CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
-    **dict.fromkeys(("arrays", "layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "seeding"), 0),
+    **dict.fromkeys(
+        ("arrays", "layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "rounding", "seeding"), 0
+    ),
     "layers": 1,
     "prediction": 2,
     "training": 2,

@@ -89,7 +89,7 @@ def test_pack_checks_itself_on_the_data_it_is_given():
 
 
 def test_what_only_one_side_has_is_an_infinite_difference():
-    from keras_multiweight.packing.verify import relative_difference
+    from keras_multiweight.rounding import relative_difference
 
     ones, nan, inf = np.ones(2), np.array([1.0, np.nan]), np.array([1.0, np.inf])
     assert relative_difference(ones, np.ones(3)) == np.inf

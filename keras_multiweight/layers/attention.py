@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
-from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared
+from keras_multiweight.layers.plumbing import PACKAGE, fold, fold_all
 
 
 class _MultiAttention(MultiLayer):
@@ -117,7 +117,7 @@ class _MultiHeads(_MultiAttention):
         return functools.reduce(ops.logical_and, found) if found else None
 
     def _rows_of(self, mask):
-        return fold(stack_shared(mask, self.num_members) if self.shared_input else mask)
+        return fold_all(mask, self.num_members, self.shared_input)
 
     def _attended(self, query, key, value, mask, causal):
         """As Keras's layer computes for one member, whose choice depends on the dropout in prediction too."""

@@ -185,6 +185,11 @@ def fold(x):
     return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 
 
+def fold_all(x, num_members, is_shared):
+    """(N, B, ...), or shared (B, ...), -> (N*B, ...)"""
+    return fold(stack_shared(x, num_members) if is_shared else x)
+
+
 def unfold(x, num_members):
     """(N*B, ...) -> (N, B, ...)"""
     return ops.reshape(x, (num_members, -1, *ops.shape(x)[1:]))

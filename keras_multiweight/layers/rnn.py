@@ -13,7 +13,7 @@ from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
 from keras_multiweight.layers.lowerings import batched_matmul
-from keras_multiweight.layers.plumbing import PACKAGE, fold, stack_shared, unfold
+from keras_multiweight.layers.plumbing import PACKAGE, fold, fold_all, unfold
 
 LOOP_OPTIONS = ("return_sequences", "go_backwards", "unroll", "zero_output_for_mask")
 
@@ -42,9 +42,7 @@ class StepByStep(MultiLayer):
 
     def rows_of(self, x):
         """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
-        if x is None:
-            return None
-        return fold(stack_shared(x, self.num_members) if self.shared_input else x)
+        return None if x is None else fold_all(x, self.num_members, self.shared_input)
 
     def _loop(self, lowering):
         """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""

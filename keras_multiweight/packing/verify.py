@@ -11,11 +11,11 @@ from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import input_structure
 from keras_multiweight.packing.inputs import member_rows, spread_rows
 from keras_multiweight.packing.report import Report, Row
+from keras_multiweight.rounding import TOLERANCE, relative_difference
 
 ROWS = 3  # of the random inputs
 BATCH_SIZE = 256  # rows of data that are computed at once
 SIZES = (8, 32, 64, 128, 17)  # tried in turn for dimensions that a model leaves open
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
 
 
 def verify(multi, models, x=None, *, custom_objects=None):
@@ -166,25 +166,6 @@ def _call(model, inputs):
         with torch.no_grad():
             return model(inputs, training=False)
     return model(inputs, training=False)
-
-
-def relative_difference(received, expected):
-    """The largest difference, relative to the largest number that is expected. NaN equals NaN, inf equals inf.
-
-    Infinite for other shapes, for an inf or NaN on one side only, and for strings, ints and bools that are not equal.
-    """
-    if received.shape != expected.shape:
-        return float("inf")
-    if expected.dtype.kind in "OSUbiu":
-        return 0.0 if np.array_equal(received, expected) else float("inf")
-    received, expected = np.asarray(received, "float64"), np.asarray(expected, "float64")
-    same = (received == expected) | (np.isnan(received) & np.isnan(expected))
-    if same.all():
-        return 0.0
-    finite = np.abs(expected[np.isfinite(expected)])
-    scale = max(finite.max(initial=0.0), 1e-30)
-    difference = np.abs(received - expected)[~same].max()
-    return float(difference / scale) if np.isfinite(difference) else float("inf")
 
 
 def random_inputs(model, size, seed=0, specs=None):

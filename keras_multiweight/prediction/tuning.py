@@ -4,18 +4,17 @@ import statistics
 import time
 
 import keras
-import numpy as np
 from keras import tree
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.prediction.tuned import Tuned
+from keras_multiweight.rounding import TOLERANCE, relative_difference
 
 TURNS = 5  # in which a candidate and the best so far are timed, one after the other
 TURN = 0.02  # seconds that a turn takes at least
 WORTH = 1.03  # how many times as fast a candidate must be to take the place of the best
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}  # relative to the largest answer
 
 
 class Tuner:
@@ -94,13 +93,7 @@ class Tuner:
         return not candidate.failed and all(map(self._close, answers, self._expected))
 
     def _close(self, received, expected):
-        if expected.dtype.kind not in "fV":
-            return np.array_equal(received, expected)
-        received, expected = np.asarray(received, "float64"), np.asarray(expected, "float64")
-        tolerance = TOLERANCE.get(self.model.compute_dtype, TOLERANCE["float32"])
-        return np.allclose(
-            received, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(initial=0), 1e-30), equal_nan=True
-        )
+        return relative_difference(received, expected) <= TOLERANCE.get(self.model.compute_dtype, TOLERANCE["float32"])
 
     def _is_faster(self, candidate):
         mine, best = self._seconds(candidate, self._best)
