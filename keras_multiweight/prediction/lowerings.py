@@ -257,8 +257,10 @@ def _traced(flat, values, tensors, inductor):
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from keras_multiweight.prediction.inplace import write_in_place
+
     traced = make_fx(lambda *flattened: flat(flattened[: len(values)], flattened[len(values) :]))(*values, *tensors)
-    return torch.compile(traced, dynamic=False) if inductor else traced.forward
+    return torch.compile(traced, dynamic=False) if inductor else write_in_place(traced).forward
 
 
 _EAGER = Way("eager", False, False, _eager)
