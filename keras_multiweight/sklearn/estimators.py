@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from keras_multiweight.bagging.oob import masked_mean
 from keras_multiweight.bagging.resampling import Bootstrap, checked_count
+from keras_multiweight.callers import stack_level
 from keras_multiweight.packing.replicate import replicate
 from keras_multiweight.packing.select import join_members
 from keras_multiweight.seeding import seeded
@@ -113,7 +114,7 @@ class _MultiBagging(BaseEstimator):
                 f"Received: n_estimators={self.n_estimators}."
             )
         if missing == 0:
-            warnings.warn("There are n_estimators networks already: warm_start has trained none.", stacklevel=2)
+            warnings.warn("There are n_estimators networks already: warm_start has trained none.", stacklevel=stack_level())
             return self
         if before is None:
             self._seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)

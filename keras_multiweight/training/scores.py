@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
 from keras_multiweight.training import lowerings
 
@@ -74,7 +75,9 @@ class MemberScores(keras.metrics.Metric):
                 raise
             outputs, updates, _ = map_stateless(call, tensors, values, self.rows, "unrolled")
             self.lowering = "unrolled"
-            warnings.warn(f"{self.name}: mapping over the members failed, they are computed one by one.", stacklevel=2)
+            warnings.warn(
+                f"{self.name}: mapping over the members failed, they are computed one by one.", stacklevel=stack_level()
+            )
         for index, update in zip(call.assigned, updates):
             self.stacks[index].assign(ops.stop_gradient(update))
         return outputs
