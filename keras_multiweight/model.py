@@ -150,6 +150,10 @@ class MultiModel(Predicting, MemberTrainer):
         i = self.number(i)
         return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
 
+    def stacked_member_weights(self):
+        """For each weight of a single model, in order, the `(N, ...)` array of the members' values, each read once."""
+        return [_stacked_value(self.get_layer(name), index, self.num_members) for name, index in self.weight_places()]
+
     def settings_of_members(self):
         """All settings of layers that may differ between members, pairs of paths and lists of the members' values."""
         found = settings_of(serialized(self.template()))
@@ -330,6 +334,14 @@ def _member_value(layer, index, i):
     return (
         layer.member_value(index, i) if isinstance(layer, MultiLayer) else keras.ops.convert_to_numpy(layer.weights[index])
     )
+
+
+def _stacked_value(layer, index, num_members):
+    """A weight of all members, as a NumPy array `(N, ...)`."""
+    if isinstance(layer, MultiLayer):
+        return layer.stacked_value(index)
+    value = keras.ops.convert_to_numpy(layer.weights[index])
+    return np.broadcast_to(value, (num_members, *value.shape))
 
 
 def _set_member_value(layer, index, i, value):

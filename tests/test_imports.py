@@ -14,7 +14,20 @@ CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(
-        ("arrays", "callers", "configs", "copies", "deep", "layouts", "metrics", "plan", "registry", "rounding"), 0
+        (
+            "arrays",
+            "callers",
+            "configs",
+            "copies",
+            "deep",
+            "layouts",
+            "lowerings",
+            "metrics",
+            "plan",
+            "registry",
+            "rounding",
+        ),
+        0,
     ),
     **dict.fromkeys(("seeding", "settings"), 0),
     "layers": 1,

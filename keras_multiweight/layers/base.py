@@ -233,10 +233,14 @@ class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
         i = range(self.num_members)[i]
         return np.reshape(ops.convert_to_numpy(variable.value[i * rows : (i + 1) * rows]), weight.shape)
 
+    def stacked_value(self, index):
+        """The values of the member's weight number `index` in all members, a NumPy array `(N, ...)`."""
+        shape = self.template().weights[index].shape
+        return np.reshape(ops.convert_to_numpy(self._hidden.weights[index]), (self.num_members, *shape))
+
     def set_member_value(self, index, i, value):
         """Set the member's weight number `index` in member `i` from an array."""
-        variable = self._hidden.weights[index]
-        stacked = np.reshape(ops.convert_to_numpy(variable), (self.num_members, *np.shape(value))).copy()
+        variable, stacked = self._hidden.weights[index], self.stacked_value(index).copy()
         stacked[i] = value
         variable.assign(np.reshape(stacked, variable.shape))
 

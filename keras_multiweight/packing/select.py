@@ -57,8 +57,9 @@ def _packed(places, member_inputs=None, member_settings=None):
     first = places[0][0]
     inputs = _of_one_member(first)
     stacks = Stacks(first.template(), len(places), _settings(places, member_settings))
+    read = {id(multi): multi.stacked_member_weights() for multi, _ in places}
     for at, (multi, i) in enumerate(places):
-        stacks.put(at, multi.member_weights(i))
+        stacks.put(at, [values[i] for values in read[id(multi)]])
     names = [multi.member_names[i] for multi, i in places]
     seeds = [multi.member_seeds[i] for multi, i in places] if all(m.member_seeds for m, _ in places) else None
     multi = build(
