@@ -1,5 +1,6 @@
 """MultiModel: N weight sets of one architecture as one Keras model."""
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -118,6 +119,34 @@ class MultiModel(Predicting, MemberTrainer):
         layers = {layer.name: layer for layer in self.layers}
         found = [{**row, "lowering": _lowering(layers.get(row["name"]), rows)} for row in self._hidden.settings["plan"]]
         return Plan(found, self.num_members, saved, self.tuned())
+
+    def __call__(self, inputs, *args, **kwargs):
+        with self._hint_at_member_inputs(inputs):
+            return super().__call__(inputs, *args, **kwargs)
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        with self._hint_at_member_inputs(inputs):
+            return super().compute_output_spec(inputs, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _hint_at_member_inputs(self, inputs):
+        try:
+            yield
+        except ValueError as error:
+            if "member_inputs=True" in str(error) or not self._reads_as_of_members(inputs):
+                raise
+            raise ValueError(
+                f"{error}\nAxis 1 of the inputs has the length {self.num_members}, as if it held the members; this model's "
+                "members all read one input. For inputs of each member, (B, N, ...), give member_inputs=True to pack, "
+                "replicate or select."
+            ) from error
+
+    def _reads_as_of_members(self, inputs):
+        """Whether inputs have one axis more than they should, with room for the members."""
+        given, expected = tree.flatten(inputs), self.inputs
+        pairs = zip(given, expected, self.member_inputs) if len(given) == len(expected) else ()
+        shapes = [(tuple(getattr(x, "shape", ())), tuple(own.shape)) for x, own, flag in pairs if not flag]
+        return any(len(a) == len(b) + 1 and a[1] == self.num_members for a, b in shapes)
 
     # ---- members ----
 

@@ -127,6 +127,11 @@ class _MultiBagging(BaseEstimator):
 
     def _check_parameters(self):
         checked_count(self.n_estimators, "n_estimators")
+        if self.build is not None and not callable(self.build):
+            raise ValueError(
+                "build must be None or a function build(num_features, num_outputs) that gives a Keras model. "
+                f"Received: build={self.build!r}."
+            )
         if self.oob_score and not self.bootstrap and self.max_samples in (None, 1.0):
             raise ValueError("oob_score needs rows that are left out. Received: bootstrap=False with all rows.")
 
