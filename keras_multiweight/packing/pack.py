@@ -62,6 +62,9 @@ def pack(
 ):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
 
+    The models may differ in the values of their weights, and in the rates of layers that draw in training (dropout, noise),
+    of which each member keeps its own.
+
     Args:
         models: A list of built Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
             `.hdf5`) or of weights (`.weights.h5`); or a folder, or a glob string (`"run/*.keras"`), whose files are sorted

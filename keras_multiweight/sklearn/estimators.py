@@ -17,6 +17,7 @@ from keras_multiweight.packing.replicate import replicate
 from keras_multiweight.packing.select import join_members
 from keras_multiweight.seeding import seeded
 from keras_multiweight.sklearn.networks import MLP
+from keras_multiweight.sklearn.trainers import Trainers
 
 _PARAMETERS = """
     Args:
@@ -157,13 +158,28 @@ class _MultiBagging(BaseEstimator):
         weights = self.bootstrap_.weights[:, -count:]
         if sample_weight is not None:
             weights = weights * sample_weight[:, None]
-        compile_args = {"steps_per_execution": "auto", **(self.compile_args or {})}
-        multi.compile(self._optimizer(), self.loss or self._default_loss(multi), **compile_args)
+        loss = self.loss or self._default_loss(multi)
+        compile_args = {"loss": loss, "steps_per_execution": "auto", **(self.compile_args or {})}
         options = {"batch_size": min(self.batch_size, len(X)), "epochs": self.epochs, "verbose": self.verbose}
-        with seeded(int(self._seeds[2])):
-            multi.fit(x, targets, sample_weight=weights, **{**options, **(self.fit_args or {})})
-        self.member_history_ = dict(multi.member_history)  # Keras tracks that of a model
-        return multi.select(range(count))  # without the optimizer's state
+        options |= self.fit_args or {}
+        keep = not options.get("callbacks")  # which may be part of what is compiled
+        with self._trainers().borrowed(multi, self._optimizer, keep, **compile_args) as trainer:
+            with seeded(int(self._seeds[2])):
+                trainer.fit(x, targets, sample_weight=weights, **options)
+            self.member_history_ = dict(trainer.member_history)  # Keras tracks that of a model
+        return multi
+
+    def _trainers(self):
+        """The compiled models, which clones of this estimator train with too."""
+        return self.__dict__.setdefault("_shared_trainers", Trainers())
+
+    def __sklearn_clone__(self):
+        copy = super().__sklearn_clone__()
+        copy._shared_trainers = self._trainers()
+        return copy
+
+    def __getstate__(self):
+        return {key: value for key, value in super().__getstate__().items() if key != "_shared_trainers"}
 
     def _network(self, num_features):
         build = MLP() if self.build is None else self.build
