@@ -1,14 +1,17 @@
 """The ways to run a model on arrays: the one place of prediction for code of a single backend.
 
-All read the model's weights at each call, and hold nothing of their values.
+All answer with the weights that the model has at the call, and keep none of their values alive.
 """
 
 import functools
+import operator
 import threading
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_multiweight.copies import all_layers
@@ -25,7 +28,7 @@ class Way(NamedTuple):
         fixed_rows: Whether a program serves one number of rows only.
         compiles: Whether a compiler beside the backend's own operations is at work.
         build: `build(call, arrays) -> run`: from a `ModelCall` or `ChunkedCall` and example arrays a function from a list of
-            such arrays to the list of output tensors. Thread-safe once it has run.
+            such arrays to the list of outputs as NumPy arrays, the caller's own. Thread-safe once it has run.
     """
 
     name: str
@@ -127,9 +130,13 @@ def _eager(call, arrays):
 
     def run(arrays):
         with lock, _without_gradients():
-            return call.eagerly([ops.convert_to_tensor(a) for a in arrays])
+            return _numpy(call.eagerly([ops.convert_to_tensor(a) for a in arrays]))
 
     return run
+
+
+def _numpy(tensors):
+    return list(map(ops.convert_to_numpy, tensors))
 
 
 def _without_gradients():
@@ -153,7 +160,7 @@ def _tensorflow(call, arrays, xla):
 
     function = tf.function(lambda *tensors: call(tensors), jit_compile=xla, autograph=False)
     concrete = function.get_concrete_function(*map(spec, arrays))
-    return lambda arrays: concrete(*map(tf.constant, arrays))
+    return lambda arrays: _numpy(concrete(*map(tf.constant, arrays)))
 
 
 # ---- JAX ----
@@ -164,15 +171,51 @@ def _jax(call, arrays):
 
     pure = PureCall(call)
     function = jax.jit(pure)
+    sync = getattr(call.model, "jax_state_sync", lambda: None)
 
-    variables, sync = pure.variables, getattr(call.model, "jax_state_sync", lambda: None)
+    def values():
+        sync()  # in the middle of `fit` the weights are elsewhere
+        return pure.values()
+
+    if jax.eval_shape(function, values(), arrays)[1]:  # the model assigns variables as it predicts
+        return lambda arrays: _numpy(pure.assign(function(values(), arrays)))
+    trusted = _Trusted(values)
 
     def run(arrays):  # in microseconds, of which each counts where a program takes fifty
-        sync()  # in the middle of `fit` the weights are elsewhere
-        outputs, updates = function([v.value for v in variables], arrays)
-        return pure.assign((outputs, updates)) if updates else outputs
+        outputs, _ = trusted.call(function, arrays)
+        return [np.array(y) for y in outputs]
 
     return run
+
+
+class _Trusted:
+    """Calls a function with the weights of the last call, and looks whether they changed while it runs on another thread.
+
+    Reading variables takes as long as a small program. Of a JAX array a reference suffices: a variable that is assigned
+    holds another array.
+
+    Args:
+        read: Function without arguments that gives the arrays of all variables.
+    """
+
+    def __init__(self, read):
+        self._read = read
+        self._known = ()
+
+    def call(self, function, arrays):
+        """`function(values, arrays)`, with the values that the variables have now."""
+        known = [reference() for reference in self._known]
+        started = function(known, arrays) if known and not any(map(_is_gone, known)) else None
+        values = self._read()
+        if started is not None and all(map(operator.is_, known, values)):
+            return started
+        self._known = tuple(map(weakref.ref, values))
+        return function(values, arrays)
+
+
+def _is_gone(value):
+    """Whether there is no such array any more, or a training step took its memory."""
+    return value is None or value.is_deleted()
 
 
 # ---- torch ----
@@ -205,7 +248,7 @@ def _torch(call, arrays, inductor):
     def run(arrays):
         with torch.inference_mode():
             results = [function(*values, *tensors) for values, tensors in pieces(arrays)]
-            return pure.assign(results[0]) if chunks is None else call.joined(results)
+            return _numpy(pure.assign(results[0]) if chunks is None else call.joined(results))
 
     return run
 
