@@ -15,6 +15,7 @@ from keras_multiweight.folds import cross_val_fit
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
+from keras_multiweight.packing.files.paths import check_file
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.packing.replicate import replicate
@@ -70,8 +71,11 @@ def unpack(multi, optimizer=False, custom_objects=None):
 
     Raises:
         ValueError: Something else, or a file that holds another model.
+        FileNotFoundError: A missing file.
     """
     is_path = isinstance(multi, (str, os.PathLike))
+    if is_path:
+        check_file(multi)
     model = keras.models.load_model(multi, custom_objects) if is_path else multi
     if not isinstance(model, MultiModel):
         raise ValueError(f"unpack takes a MultiModel, or the path of a saved one. Received: {multi!r}.")

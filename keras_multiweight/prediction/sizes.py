@@ -144,8 +144,8 @@ def memory_limit_in_bytes(memory_limit):
     if memory_limit is not None:
         if not isinstance(memory_limit, numbers.Real) or not memory_limit > 0:
             raise ValueError(
-                "memory_limit must be a number of bytes above 0, as 2e9 for two gigabytes. "
-                f"Received: memory_limit={memory_limit!r}."
+                f"memory_limit must be a number of bytes above 0. Received: memory_limit={memory_limit!r}. "
+                "Two gigabytes are 2e9."
             )
         return int(memory_limit)
     free = lowerings.free_memory()
