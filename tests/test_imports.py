@@ -14,8 +14,22 @@ CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(
-        ("arrays", "layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "rounding", "seeding"), 0
+        (
+            "arrays",
+            "callers",
+            "configs",
+            "copies",
+            "deep",
+            "layouts",
+            "lowerings",
+            "metrics",
+            "plan",
+            "registry",
+            "rounding",
+        ),
+        0,
     ),
+    **dict.fromkeys(("seeding", "settings"), 0),
     "layers": 1,
     "prediction": 2,
     "training": 2,

@@ -30,9 +30,15 @@ def at_a_glance(x):
 
 
 def check_at_least_one(**numbers):
-    """Raise where a number that is given is below 1."""
+    """Raise where what is given is no int, or one below 1."""
     for name, number in numbers.items():
-        if number is not None and number < 1:
+        if number is None:
+            continue
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            shape = getattr(number, "shape", None)
+            what = f"a {type(number).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+            raise ValueError(f"{name} must be an int, a number and not the data. Received: {name}={what}.")
+        if number < 1:
             raise ValueError(f"{name} must be at least 1. Received: {name}={number}.")
 
 

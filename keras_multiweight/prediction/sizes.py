@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import keras
 from keras import tree
@@ -141,8 +142,11 @@ class Sizes:
 def memory_limit_in_bytes(memory_limit):
     """The limit as given, or by default a part of what is free; None where nothing tells what is."""
     if memory_limit is not None:
-        if memory_limit <= 0:
-            raise ValueError(f"memory_limit must be a number of bytes above 0. Received: memory_limit={memory_limit}.")
+        if not isinstance(memory_limit, numbers.Real) or not memory_limit > 0:
+            raise ValueError(
+                f"memory_limit must be a number of bytes above 0. Received: memory_limit={memory_limit!r}. "
+                "Two gigabytes are 2e9."
+            )
         return int(memory_limit)
     free = lowerings.free_memory()
     return None if free is None else int(PART_OF_FREE * free)
