@@ -16,7 +16,7 @@ from keras import ops
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import on_cpu
+from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, on_cpu
 from keras_multiweight.prediction.calls import PureCall
 
 
@@ -67,24 +67,29 @@ def patience():
 
 
 class Cached(NamedTuple):
-    """Numbers that stay in the caches of a CPU.
+    """What stays in the caches of a CPU.
 
     Attributes:
-        chunk: How many a layer may give for a chunk of members, with the chunk's weights.
+        chunk: How many numbers a layer may give for a chunk of members, with the chunk's weights.
         whole: How many it may give for all members before these are cut into chunks.
+        members: How many a chunk should have at least; batches are made smaller for it.
     """
 
     chunk: int
     whole: int
+    members: int
 
 
-def cached():
+def cached(model):
     """What stays in the caches, measured by `benchmarks/batch_sizes.py`; None on a GPU, which has none of that size.
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
-    the compilers of the others fuse.
+    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core.
     """
-    return _CACHED[keras.backend.backend()] if on_cpu() else None
+    if not on_cpu():
+        return None
+    backend = keras.backend.backend()
+    return _SIDE_BY_SIDE if backend == "tensorflow" and _convolves(model) else _CACHED[backend]
 
 
 def batch_numbers():
@@ -130,7 +135,7 @@ def _eager(call, arrays):
 
     def run(arrays):
         with lock, _without_gradients():
-            return _numpy(call.eagerly([ops.convert_to_tensor(a) for a in arrays]))
+            return _numpy(call.unrolled([ops.convert_to_tensor(a) for a in arrays]))
 
     return run
 
@@ -151,14 +156,18 @@ def _without_gradients():
 
 
 def _tensorflow(call, arrays, xla):
-    """A concrete function of flat arguments: calling a `tf.function`, or one of nested arguments, takes longer."""
+    """A concrete function of flat arguments: calling a `tf.function`, or one of nested arguments, takes longer.
+
+    Without XLA the chunks of members stand side by side in it, as TensorFlow runs them on several cores.
+    """
     import tensorflow as tf
 
     def spec(a):
         a = tf.constant(a)
         return tf.TensorSpec(a.shape if xla else (None, *a.shape[1:]), a.dtype)
 
-    function = tf.function(lambda *tensors: call(tensors), jit_compile=xla, autograph=False)
+    flat = call if xla or call.num_chunks > MOST_SIDE_BY_SIDE else call.unrolled
+    function = tf.function(lambda *tensors: flat(tensors), jit_compile=xla, autograph=False)
     concrete = function.get_concrete_function(*map(spec, arrays))
     return lambda arrays: _numpy(concrete(*map(tf.constant, arrays)))
 
@@ -276,5 +285,6 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_CACHED = {"tensorflow": Cached(2**18, 2**20), "jax": Cached(2**18, 2**20), "torch": Cached(2**19, 2**19)}
+_CACHED = {"tensorflow": Cached(2**19, 2**20, 4), "jax": Cached(2**19, 2**20, 4), "torch": Cached(2**19, 2**19, 4)}
+_SIDE_BY_SIDE = Cached(2**17, 2**20, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}
