@@ -73,11 +73,13 @@ class Cached(NamedTuple):
         chunk: How many numbers a layer may give for a chunk of members, with the chunk's weights.
         whole: How many it may give for all members before these are cut into chunks.
         members: How many a chunk should have at least; batches are made smaller for it.
+        rows: For how many chunks pay, at least.
     """
 
     chunk: int
     whole: int
     members: int
+    rows: int
 
 
 def cached(model):
@@ -285,6 +287,10 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_CACHED = {"tensorflow": Cached(2**19, 2**20, 4), "jax": Cached(2**19, 2**20, 4), "torch": Cached(2**19, 2**19, 4)}
-_SIDE_BY_SIDE = Cached(2**17, 2**20, 1)
+_CACHED = {
+    "tensorflow": Cached(2**19, 2**20, 4, 16),
+    "jax": Cached(2**19, 2**20, 4, 16),
+    "torch": Cached(2**19, 2**19, 4, 16),
+}
+_SIDE_BY_SIDE = Cached(2**17, 2**18, 1, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

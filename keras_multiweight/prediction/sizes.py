@@ -11,7 +11,7 @@ from keras_multiweight.prediction import lowerings
 
 MOST_ROWS = 8192  # in a batch
 CHUNKED_ROWS = 1024  # in a batch of a chunk of members: enough for products to be at full speed
-FEWEST_ROWS = 16  # for which chunks pay: a chunk copies its weights
+LEAST_ROWS = 32  # in a batch, where memory allows: fewer leave most of what a call costs to be paid again
 CHUNK_COSTS = 0.25  # of what a member costs, beside its members
 LAYERS_AT_ONCE = 3  # outputs of layers that are held at once, as large as the largest
 PART_OF_FREE = 0.5  # of the memory that is free
@@ -127,17 +127,19 @@ class Sizes:
         )
 
     def _cached_rows(self):
+        return max(min(_power_of_two(self._rows_in_caches()), MOST_ROWS), LEAST_ROWS)
+
+    def _rows_in_caches(self):
+        """How many rows stay in the caches."""
         cached = self._cached
-        whole = min(_power_of_two(lowerings.batch_numbers() / self._widest), MOST_ROWS)
         if self.num_members == 1 or cached is None:
-            return whole
+            return lowerings.batch_numbers() / self._widest
         widest = self._widest / self.num_members * min(cached.members, self.num_members)  # of the smallest chunk
-        chunked = min(_power_of_two(cached.chunk / widest), CHUNKED_ROWS)
-        return max(min(_power_of_two(cached.whole / self._widest), MOST_ROWS), chunked)
+        return max(cached.whole / self._widest, min(cached.chunk / widest, CHUNKED_ROWS))
 
     def _cached_members(self, rows):
         cached = self._cached
-        if cached is None or rows < FEWEST_ROWS or self._widest * rows <= cached.whole:
+        if cached is None or rows < cached.rows or self._widest * rows <= cached.whole:
             return self.num_members
         return max(int(cached.chunk * self.num_members / (self._widest * rows + self._weights)), 1)
 
