@@ -335,7 +335,9 @@ def fed_rows(rows, block, shuffle=False):
         return parts if whole == len(rows) else parts.concatenate(tf.data.Dataset.from_tensors(order[whole:]))
 
     epochs = tf.data.Dataset.range(1).repeat().flat_map(epoch)
-    return {"x": epochs, "steps_per_epoch": -(-len(rows) // block), "shuffle": False}
+    options = tf.data.Options()
+    options.autotune.enabled = False  # whose thread, asleep for ever longer, the end of `fit` would wait for
+    return {"x": epochs.with_options(options), "steps_per_epoch": -(-len(rows) // block), "shuffle": False}
 
 
 def _rows_of(arrays, numbers):
