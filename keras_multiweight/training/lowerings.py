@@ -126,6 +126,11 @@ def traced_once(function):
     return tf.function(function, autograph=False)
 
 
+def assigns_in_place():
+    """Whether optimizers change arrays without calling their own `assign`, `assign_add` and `assign_sub`: torch's do."""
+    return keras.backend.backend() == "torch"
+
+
 def is_eager():
     """Whether Python sees the numbers of a training step: torch runs it as it reads it, unless it traces it."""
     if keras.backend.backend() != "torch":
