@@ -260,9 +260,11 @@ def test_a_sick_member_is_quarantined_and_the_others_go_on():
         keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
     ],
 )
-def test_a_member_that_rests_keeps_its_weights_and_its_state(optimizer):
+def test_a_member_that_rests_keeps_its_weights_its_statistics_and_its_state(optimizer):
     x, y = cases.data(cases.mlp)
-    all_active, one_rests = (packed() for _ in range(2))
+    inner = [k.Dense(6, activation="tanh", use_bias=False), k.BatchNormalization(), k.Dense(3, activation="softmax")]
+    models = kmw.replicate(keras.Sequential([keras.Input((4,)), *inner]), 3, seed=0).unpack()
+    all_active, one_rests = (kmw.pack(models, verify=False) for _ in range(2))
     for multi in (all_active, one_rests):
         multi.compile(optimizer, **SPARSE)
         multi.train_on_batch(x, y)

@@ -165,7 +165,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             for i, g in sorted(zip(order, grads), key=lambda pair: pair[0])
             if g is not None
         }
-        alive = ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
+        alive = self.are_trained()
         finite = _all_finite(gradients)
         gradients, due = self._accumulated(self._unscaled(gradients))
         rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
@@ -245,6 +245,10 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     @property
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
+
+    def are_trained(self):
+        """Which members a training step changes, a tensor (N,) of bools."""
+        return ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
 
     @property
     def resting(self):

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
 from keras_multiweight.training.lowerings import assigns_in_place, is_eager, keras_class, stateless_class
-from keras_multiweight.training.weights import choose
+from keras_multiweight.training.weights import choose, choose_rows
 
 BARE = {
     "clipnorm": None,
@@ -129,8 +129,7 @@ class StackedUpdate:
     def _chosen(self, keep, new, old):
         if not len(new.shape):  # a counter, which all members share
             return ops.where(ops.any(keep), new, old)
-        rows = new.shape[0] // len(self.members)  # of one member. Reshaped values would be copied at every step
-        return choose(ops.repeat(keep, rows) if rows > 1 else keep, new, old)
+        return choose_rows(keep, new, old)
 
     def state(self, i):
         """The state of one member as NumPy arrays, in the order of a single optimizer's variables."""
