@@ -52,6 +52,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
         hidden.guests = []
+        hidden.fetch = lambda: None
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
         self._add_member_variables()
 
@@ -227,10 +228,15 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         self.counter.assign(ops.where(ops.logical_and(finite, ops.logical_not(grown)), self.counter + 1, 0))
         self.counted.assign(self.counted + ops.cast(finite, "int32"))
 
+    def fetch_by(self, fetch):
+        """Have `fetch()` called at the end of `fit`, however it comes, to put all that is computed elsewhere in place."""
+        self._hidden.fetch = fetch
+
     def finalize_variable_values(self, var_list):
-        """Where averages are kept, they become the weights."""
+        """Where averages are kept, they become the weights. Keras on JAX does so even where a training is cut off."""
+        self._hidden.fetch()
         for i, average in enumerate(self.averages):
-            self._hidden.weights.assign(i, average)
+            self._hidden.weights.assign(i, ops.copy(average))  # two variables of one array fail in JAX's next fit
 
     # ---- members ----
 

@@ -49,9 +49,11 @@ class Running(keras.callbacks.Callback):
             feed: The `Feed` of the whole model, or None where Keras feeds it.
         """
         self._feed = feed
+        self.whole.optimizer.fetch_by(self.put_back)
         try:
             yield
         finally:
+            self.whole.optimizer.fetch_by(lambda: None)
             self.put_back()
             self._compute(self._all)
 
