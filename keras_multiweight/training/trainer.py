@@ -39,6 +39,7 @@ class _Hidden:
         self.statistics = statistics  # variables of the members that no optimizer trains
         self.losses = None
         self.metrics = None
+        self.compiling = 0.0  # seconds, see `note_compiling`
         self.names = []  # of the results, in order: Keras sorts what it returns
         self.programs = {}  # of many steps, by kind and finish
         self.stock = {}  # Keras's own functions, by kind
@@ -158,6 +159,11 @@ class MemberTrainer(ScoredModel):
         for variable, old in zip(self.statistics(), before):
             variable.assign(choose_rows(self.optimizer.are_trained(), ops.convert_to_tensor(variable), old))
 
+    def note_compiling(self, seconds=0.0):
+        """How long compiling the training step has been seen to take, at most."""
+        self._compiled.compiling = max(self._compiled.compiling, seconds)
+        return self._compiled.compiling
+
     def callbacks_inside(self):
         """The callbacks that are part of the training step."""
         return self._compiled.inside
@@ -211,7 +217,7 @@ class MemberTrainer(ScoredModel):
         if own_rows is not None:
             x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
-        history.running = running = Running(self, callbacks, batch_size or 32)
+        history.running = running = Running(self, callbacks)
         callbacks = [history, *callbacks, running]
         data = (x, y, sample_weight)
         if isinstance(x, RowDataset):
