@@ -3,10 +3,12 @@
     KERAS_BACKEND=tensorflow python benchmarks/fit.py
 
 Each network is 30 -> 10 -> 10 -> 1 (tanh, tanh, sigmoid), trained with Adam and binary cross-entropy. All variants see the
-same rows in the same order. Seconds of an epoch, after one that compiles, divided by its steps.
+same rows in the same order. Median seconds of an epoch, divided by its steps; the variants have an epoch each in turn, after
+one that compiles.
 """
 
 import argparse
+import statistics
 import time
 
 import keras
@@ -52,12 +54,16 @@ class Clock(keras.callbacks.Callback):
         self.start = now
 
 
-def fitted(model, x, y, batch_size, epochs=3, **compile_args):
-    """Seconds of the first and of the best later epoch of `fit`."""
-    clock = Clock()
+def fitting(model, x, y, batch_size, times=1, **compile_args):
+    """A function that trains for an epoch by `fit`, and gives its seconds, as many times over."""
     model.compile(keras.optimizers.Adam(RATE), "binary_crossentropy", **compile_args)
-    model.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=[clock])
-    return clock.seconds[0], min(clock.seconds[1:])
+    clock = Clock()
+
+    def epoch():
+        model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0, callbacks=[clock])
+        return times * clock.seconds[0]
+
+    return epoch
 
 
 def difference(num_members, width, batch_size):
@@ -69,19 +75,32 @@ def difference(num_members, width, batch_size):
 
 
 def variants(num_members, width, batch_size, rows):
-    """Each variant's name, its rows, and a function that gives the seconds of its first and of a later epoch."""
-    few = max(rows // 20, batch_size * 10)  # slow variants take fewer steps
+    """Each variant's name, its rows, and a function that makes the function of an epoch."""
+    few = max(rows // 50, batch_size * 10)  # slow variants take fewer steps
     models = [network(width) for _ in range(num_members)]
     starts = [np.stack(w) for w in zip(*(model.get_weights() for model in models))]
     pack = lambda: kmw.pack(models, verify=False)  # noqa: E731
     slow = tuple(a[:few] for a in data(rows))
     fast = data(rows)
     auto = {"steps_per_execution": "auto"}
-    yield "packed, `fit`, steps_per_execution='auto'", rows, lambda: fitted(pack(), *fast, batch_size, **auto)
-    yield "packed, `fit`", few, lambda: fitted(pack(), *slow, batch_size)
+    yield 'packed, `fit`, `steps_per_execution="auto"`', rows, lambda: fitting(pack(), *fast, batch_size, **auto)
+    yield "packed, `fit`", few, lambda: fitting(pack(), *slow, batch_size)
     yield "by hand", rows, lambda: by_hand(starts, *fast, batch_size, RATE)
-    yield "one by one, `fit`", few, lambda: tuple(num_members * s for s in fitted(network(width), *slow, batch_size))
-    yield "branches with Average, `fit`", few, lambda: fitted(branches(models), *slow, batch_size)
+    yield "one by one, `fit`", few, lambda: fitting(network(width), *slow, batch_size, times=num_members)
+    yield "branches with `Average`, `fit`", few, lambda: fitting(branches(models), *slow, batch_size)
+
+
+def table(found, batch_size, repeats):
+    """Print the times of variants, the first of which is the reference."""
+    runs = {name: make() for name, _, make in found}
+    first = {name: run() for name, run in runs.items()}
+    turns = [{name: run() for name, run in runs.items()} for _ in range(repeats)]
+    steps = {name: -(-rows // batch_size) for name, rows, _ in found}
+    times = {name: 1e3 * statistics.median(turn[name] for turn in turns) / steps[name] for name in runs}
+    reference = times[found[0][0]]
+    print("| variant | ms a step | ratio | first epoch, s |\n| --- | ---: | ---: | ---: |")
+    for name, milliseconds in times.items():
+        print(f"| {name} | {milliseconds:,.4f} | {milliseconds / reference:,.2f} | {first[name]:,.1f} |", flush=True)
 
 
 def main():
@@ -90,19 +109,13 @@ def main():
     parser.add_argument("--width", type=int, default=10)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip", nargs="*", default=[], help="variants to leave out: branches, one, difference")
     options = parser.parse_args()
-    print(header(options.members, 1))
+    print(header(options.members, options.repeats))
     print(f"width {options.width}, batch size {options.batch}, {options.rows} rows\n")
-    print("| variant | ms a step | ratio | first epoch, s |\n| --- | ---: | ---: | ---: |")
-    reference = None
-    for name, rows, run in variants(options.members, options.width, options.batch, options.rows):
-        if name.split()[0] in options.skip:
-            continue
-        first, seconds = run()
-        step = 1e3 * seconds / -(-rows // options.batch)
-        reference = reference or step
-        print(f"| {name} | {step:,.4f} | {step / reference:,.2f}x | {first:,.2f} |", flush=True)
+    found = list(variants(options.members, options.width, options.batch, options.rows))
+    table([v for v in found if v[0].split()[0] not in options.skip], options.batch, options.repeats)
     if "difference" not in options.skip:
         found = difference(options.members, options.width, options.batch)
         print(f"\nPacked members after 20 steps, against the same alone: {found:.1e} of the largest movement of a weight")

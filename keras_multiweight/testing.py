@@ -42,6 +42,7 @@ def assert_trains_alike(
 
     ```python
     keras.config.set_floatx("float64")  # on JAX also jax.config.update("jax_enable_x64", True)
+    keras.config.set_dtype_policy("float64")  # for models: set_floatx does not change it once a layer was made
     kmw.testing.assert_trains_alike(build, data, compile_args, tolerance=1e-10, roundings=0)
     ```
 
@@ -78,7 +79,8 @@ def assert_trains_alike(
     """
     arguments = compile_args if callable(compile_args) else lambda i: compile_args
     fit_args = {"verbose": 0, **(fit_args or {}), "shuffle": False}
-    solo, starts = _members(build, num_members, seed)
+    members = _members(build, num_members, seed)
+    solo, starts = build(), [model.get_weights() for model in members]
 
     def train_alone(i, start, anew):
         solo.set_weights(start)
@@ -86,7 +88,7 @@ def assert_trains_alike(
         return _Single(solo, solo.fit(**_named(_data(data, i)), **fit_args))
 
     singles = [train_alone(i, start, anew=i == 0) for i, start in enumerate(starts)]
-    multi = pack(_with_weights(build, starts), member_inputs=member_inputs, verify=False)
+    multi = pack(members, member_inputs=member_inputs, verify=False)
     multi.compile(**_fresh(arguments, num_members, callable(compile_args)))
     history = multi.fit(**_named(_data(data, None)), **fit_args)
     shaken = functools.cache(lambda: [train_alone(i, _shaken(start), anew=False) for i, start in enumerate(starts)])
@@ -112,22 +114,14 @@ class _Single:
 
 
 def _members(build, num_members, seed):
-    """A model to train, and the initial weights of each member."""
-    starts = []
+    """A model of each member, with initial weights of its own."""
+    models = []
     for i in range(num_members):
         keras.utils.set_random_seed(seed + i)
-        model = build()
-        starts.append(model.get_weights())
-    if any(getattr(layer, "rate", 0) or getattr(layer, "dropout", 0) for layer in model.layers):
+        models.append(build())
+    if any(getattr(layer, "rate", 0) or getattr(layer, "dropout", 0) for layer in models[0].layers):
         raise ValueError("Trainings can be compared only without dropout and noise. Received: a model that draws.")
-    return model, starts
-
-
-def _with_weights(build, starts):
-    for start in starts:
-        model = build()
-        model.set_weights(start)
-        yield model
+    return models
 
 
 def _prepare_alone(model, arguments, anew):
@@ -137,7 +131,8 @@ def _prepare_alone(model, arguments, anew):
             "optimizer": fresh_copy(keras.optimizers.get(arguments.get("optimizer", "rmsprop"))),
             "steps_per_execution": 1,
         }
-        return model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
+        model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
+        return model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
     fresh = fresh_copy(model.optimizer)
     fresh.build(model.trainable_variables)
     for variable, value in zip(model.optimizer.variables, fresh.variables, strict=True):

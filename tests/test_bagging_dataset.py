@@ -9,7 +9,7 @@ from keras import layers as k
 
 import keras_multiweight as kmw
 from keras_multiweight.testing import assert_trains_alike
-from keras_multiweight.training import lowerings
+from keras_multiweight.training import programs
 
 ROWS, MEMBERS = 22, 3
 
@@ -92,8 +92,8 @@ def test_every_epoch_has_the_rows_drawn_in_another_order(rows):
 @pytest.mark.parametrize("own_rows", [False, True])
 def test_every_epoch_in_compiled_steps_has_another_order(rows, own_rows, monkeypatch):
     """With a seed Keras's own pipeline of arrays, on TensorFlow, has the same order at every epoch."""
-    seen, next_rows = [], lowerings.next_rows
-    monkeypatch.setattr(lowerings, "next_rows", lambda source: seen.append(next_rows(source)) or seen[-1])
+    seen, next_rows = [], programs.next_rows
+    monkeypatch.setattr(programs, "next_rows", lambda source: seen.append(next_rows(source)) or seen[-1])
     keras.utils.set_random_seed(0)
     multi = kmw.replicate(network(), MEMBERS, member_inputs=own_rows)
     multi.compile("sgd", "mse", steps_per_execution=2)

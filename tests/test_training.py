@@ -64,7 +64,7 @@ def test_every_optimizer_trains_every_model_alike(name, optimizer):
     build = cases.MODELS[name]
     one_each = optimizer == "mixed"
     arguments = mixed_arguments if one_each else {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
-    data, fit = cases.data(build), {"batch_size": 8, "epochs": 10}
+    data, fit = cases.data(build, rows=120), {"batch_size": 8, "epochs": 2}
     compared = functools.partial(assert_trains_alike, build, data, arguments, fit, num_members=6 if one_each else 3)
     is_refused = optimizer.startswith("ScheduleFreeAdamW") and keras.backend.backend() != "jax"
     with pytest.raises(ValueError, match="ScheduleFreeAdamW trains") if is_refused else contextlib.nullcontext():
@@ -250,6 +250,34 @@ def test_a_sick_member_is_quarantined_and_the_others_go_on():
     assert all(np.isfinite(w).all() for w in sick.member_weights(1))
     assert np.isfinite(sick.member_history["loss"][:, [0, 2]]).all()
     assert np.isfinite(sick.history.history["loss"]).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.Adam(0.01, amsgrad=True, weight_decay=0.1),
+        keras.optimizers.Nadam(0.01),
+        keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    ],
+)
+def test_a_member_that_rests_keeps_its_weights_its_statistics_and_its_state(optimizer):
+    x, y = cases.data(cases.mlp)
+    inner = [k.Dense(6, activation="tanh", use_bias=False), k.BatchNormalization(), k.Dense(3, activation="softmax")]
+    models = kmw.replicate(keras.Sequential([keras.Input((4,)), *inner]), 3, seed=0).unpack()
+    all_active, one_rests = (kmw.pack(models, verify=False) for _ in range(2))
+    for multi in (all_active, one_rests):
+        multi.compile(optimizer, **SPARSE)
+        multi.train_on_batch(x, y)
+    before = one_rests.optimizer.member_state(1)[1:], one_rests.member_weights(1)
+    one_rests.optimizer.active.assign(np.array([1, 0, 1]))
+    for multi in (all_active, one_rests):
+        multi.train_on_batch(x[:10], y[:10])
+    for i in range(3):
+        expected = before if i == 1 else (all_active.optimizer.member_state(i)[1:], all_active.member_weights(i))
+        received = one_rests.optimizer.member_state(i)[1:], one_rests.member_weights(i)
+        for group, other in zip(expected, received):
+            for a, b in zip(group, other, strict=True):
+                assert not np.shape(a) or np.array_equal(a, b)
 
 
 @pytest.fixture

@@ -39,14 +39,17 @@ class Part(keras.callbacks.Callback):
         self.logs.append(dict(logs))
 
 
+def stopping_early():
+    return kmw.callbacks.MemberEarlyStopping("loss", patience=STOPS, min_delta=1e6, restore_best_weights=False)
+
+
 def fitted(optimizer, worth, monkeypatch, fit_options=None, **options):
     """A model after a training in which members stop one by one; taking them out must save `worth`."""
     monkeypatch.setattr(running, "WORTH", worth)
     x, y, weights = data()
     multi = kmw.replicate(network, MEMBERS, seed=0)
     multi.compile(optimizer(), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"], **options)
-    stopping = kmw.callbacks.MemberEarlyStopping("loss", patience=STOPS, min_delta=1e6, restore_best_weights=False)
-    seen = Part()
+    stopping, seen = stopping_early(), Part()
     fit = {"batch_size": 8, "epochs": EPOCHS, "shuffle": False, "verbose": 0, "callbacks": [stopping, seen]}
     multi.fit(x, y, sample_weight=weights, validation_split=0.25, **{**fit, **(fit_options or {})})
     return multi, seen, stopping
@@ -78,3 +81,41 @@ def test_stopped_members_are_taken_out_and_nothing_else_changes(name, steps, mon
     for received, expected in zip(some_computed.logs, all_computed.logs):
         assert received == pytest.approx(expected, rel=1e-5)
     assert int(taken.optimizer.iterations) == int(whole.optimizer.iterations) == EPOCHS * 2
+
+
+class Interrupts(keras.callbacks.Callback):
+    """Ctrl-C in the first batches of the epoch that computes two members for the second time."""
+
+    save_freq = "epoch"  # it need not see every batch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.epoch == 4:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_fit_that_is_cut_off_while_members_are_out_of_it_leaves_a_whole_model(steps, monkeypatch):
+    """With moving averages, which only the end of a `fit` makes the weights."""
+    found = []
+    for worth in (np.inf, 0):
+        seen = Part()
+        with pytest.raises(KeyboardInterrupt):
+            options = {"callbacks": [stopping_early(), seen, Interrupts()]}
+            fitted(OPTIMIZERS["one"], worth, monkeypatch, options, steps_per_execution=steps)
+        found.append((seen.computed, seen.model))
+    (all_computed, whole), (some_computed, taken) = found
+    assert (all_computed, some_computed) == ([4] * 4, [4, 4, 4, 2])
+    assert not isinstance(taken.train_function, running.Part)
+    assert not taken.optimizer.resting.any(), "in the next fit all train"
+    for again in (False, True):
+        assert int(taken.optimizer.iterations) == int(whole.optimizer.iterations) == 4 * 2 + steps + again
+        for received, expected in zip(taken.get_weights(), whole.get_weights(), strict=True):
+            oracle.assert_close(received, expected)
+        for i in range(MEMBERS):
+            for received, expected in zip(taken.optimizer.member_state(i), whole.optimizer.member_state(i), strict=True):
+                oracle.assert_close(received, expected, f"state of member {i}")
+        for multi in (whole, taken):
+            multi.train_on_batch(*data())

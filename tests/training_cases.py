@@ -13,13 +13,15 @@ ROUNDINGS = 4 if keras.backend.backend() == "torch" else 0  # beyond the toleran
 @contextlib.contextmanager
 def float64():
     """A scope in which models compute in float64. On torch Keras's products are float32 even then."""
-    before = keras.config.floatx()
+    before = keras.config.floatx(), keras.config.dtype_policy()
     _enable_x64(True)
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # which `set_floatx` leaves as it is once a layer was made
     try:
         yield
     finally:
-        keras.config.set_floatx(before)
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
         _enable_x64(False)
 
 
@@ -61,26 +63,26 @@ def transformer():
     return keras.Model(x, k.Dense(3, activation="softmax")(k.GlobalAveragePooling1D()(h)))
 
 
-def _images():
-    return _rng().normal(size=(ROWS, 6, 6, 2)).astype("float32")
+def _numbers(rows):
+    return _rng().normal(size=(rows, 4)).astype("float32")
 
 
-def _tokens():
-    tokens = _rng().integers(1, 7, size=(ROWS, 6)).astype("int32")  # 7 words in 6 places: many come twice
-    tokens[:, 4:] *= _rng().integers(0, 2, size=(ROWS, 2)).astype("int32")  # 0 is masked
+def _images(rows):
+    return _rng().normal(size=(rows, 6, 6, 2)).astype("float32")
+
+
+def _tokens(rows):
+    tokens = _rng().integers(1, 7, size=(rows, 6)).astype("int32")  # 7 words in 6 places: many come twice
+    tokens[:, 4:] *= _rng().integers(0, 2, size=(rows, 2)).astype("int32")  # 0 is masked
     return tokens
 
 
-def _classes():
-    return _rng().integers(0, 3, size=ROWS)
-
-
-INPUTS = {mlp: lambda: _rng().normal(size=(ROWS, 4)).astype("float32"), cnn: _images, text: _tokens, transformer: _tokens}
+INPUTS = {mlp: _numbers, cnn: _images, text: _tokens, transformer: _tokens}
 MODELS = {build.__name__: build for build in INPUTS}
 
 
-def data(build):
-    return INPUTS[build](), _classes()
+def data(build, rows=ROWS):
+    return INPUTS[build](rows), _rng().integers(0, 3, size=rows)
 
 
 def optimizer(name, **options):

@@ -52,6 +52,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
         hidden.guests = []
+        hidden.fetch = lambda: None
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
         self._add_member_variables()
 
@@ -165,7 +166,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             for i, g in sorted(zip(order, grads), key=lambda pair: pair[0])
             if g is not None
         }
-        alive = ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
+        alive = self.are_trained()
         finite = _all_finite(gradients)
         gradients, due = self._accumulated(self._unscaled(gradients))
         rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
@@ -227,10 +228,15 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         self.counter.assign(ops.where(ops.logical_and(finite, ops.logical_not(grown)), self.counter + 1, 0))
         self.counted.assign(self.counted + ops.cast(finite, "int32"))
 
+    def fetch_by(self, fetch):
+        """Have `fetch()` called at the end of `fit`, however it comes, to put all that is computed elsewhere in place."""
+        self._hidden.fetch = fetch
+
     def finalize_variable_values(self, var_list):
-        """Where averages are kept, they become the weights."""
+        """Where averages are kept, they become the weights. Keras on JAX does so even where a training is cut off."""
+        self._hidden.fetch()
         for i, average in enumerate(self.averages):
-            self._hidden.weights.assign(i, average)
+            self._hidden.weights.assign(i, ops.copy(average))  # two variables of one array fail in JAX's next fit
 
     # ---- members ----
 
@@ -245,6 +251,10 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     @property
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
+
+    def are_trained(self):
+        """Which members a training step changes, a tensor (N,) of bools."""
+        return ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
 
     @property
     def resting(self):

@@ -6,7 +6,7 @@ up their weights and their optimizer's state, and at the end of the epoch it put
 """
 
 import contextlib
-import math
+import time
 
 import keras
 import numpy as np
@@ -19,24 +19,24 @@ from keras_multiweight.training.resume import loss_arguments
 from keras_multiweight.training.steps import needs_every_step
 from keras_multiweight.training.updates import fresh_copy
 
-WORTH = 3e10  # multiplications that a new program must save, at most, to be compiled: some seconds on a CPU
+WORTH = 2.0  # times the seconds of compiling the whole model that a smaller one must save, at most, to be compiled
 
 
 class Running(keras.callbacks.Callback):
     """The last callback of a `fit`: at the begin of an epoch it chooses which members are computed.
 
-    Once half of those that are computed rest, the others are computed alone, where that may save more than it costs; but not
-    where another callback sees, or is part of, every step.
+    Once half of those that are computed rest, the others are computed alone, where that may save more than it costs, by the
+    seconds of the epochs so far; but not where another callback sees, or is part of, every step.
 
     Args:
         whole: The `MultiModel` that is fitted.
         callbacks: The other callbacks.
-        batch_size: int, B.
     """
 
-    def __init__(self, whole, callbacks, batch_size):
+    def __init__(self, whole, callbacks):
         super().__init__()
-        self.whole, self.batch_size = whole, batch_size
+        self.whole = whole
+        self._seconds = []  # of the epochs that computed the present members
         self.members = self._all = np.arange(whole.num_members)
         self.part = None  # the `Part` that trains, or None while all members are computed
         self.is_free = not needs_every_step(callbacks, whole) and keras.distribution.distribution() is None
@@ -49,9 +49,11 @@ class Running(keras.callbacks.Callback):
             feed: The `Feed` of the whole model, or None where Keras feeds it.
         """
         self._feed = feed
+        self.whole.optimizer.fetch_by(self.put_back)
         try:
             yield
         finally:
+            self.whole.optimizer.fetch_by(lambda: None)
             self.put_back()
             self._compute(self._all)
 
@@ -59,6 +61,12 @@ class Running(keras.callbacks.Callback):
         self._compute(self._wanted(epoch))
         if self.part:
             self.part.take_up()
+        self._start = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._seconds.append(time.perf_counter() - self._start)
+        if len(self._seconds) > 1 and not self.part:
+            self.whole.note_compiling(self._seconds[0] - min(self._seconds))
 
     def put_back(self):
         """Have the whole model hold what the members have learned; returns the metrics of the mean of those computed."""
@@ -70,13 +78,14 @@ class Running(keras.callbacks.Callback):
         if not np.isin(trained, self.members).all():  # one that rested is trained again
             return self._all
         enough = 0 < 2 * len(trained) <= len(self.members)
-        return trained if enough and self._saved(len(self.members) - len(trained), epoch) > WORTH else self.members
+        fewer = 1 - len(trained) / len(self.members)
+        return trained if enough and self._saved(fewer, epoch) > WORTH * self.whole.note_compiling() else self.members
 
     def _saved(self, fewer, epoch):
-        """Multiplications that leaving out so many members saves, at most, until the last epoch."""
-        steps = (self.params["epochs"] - epoch) * (self.params["steps"] or math.inf)
-        numbers = sum(math.prod(v.shape) for v in self.whole.trainable_variables) / self.whole.num_members
-        return 6 * self.batch_size * numbers * fewer * steps * self.is_free
+        """Seconds that leaving out such a part of the members saves, at most, until the last epoch."""
+        if len(self._seconds) < 2 or not self.is_free:  # the first has compiling in it
+            return 0.0
+        return fewer * min(self._seconds) * (self.params["epochs"] - epoch)
 
     def _compute(self, members):
         if len(members) == len(self.members):
@@ -86,7 +95,7 @@ class Running(keras.callbacks.Callback):
         is_all = len(members) == len(self._all)
         self.part = None if is_all else Part(self.whole, members, self._feed)
         self.whole.train_function = self._function if is_all else self.part
-        self.members = members
+        self.members, self._seconds = members, []
 
 
 class Part:

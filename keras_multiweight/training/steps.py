@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.arrays import are_arrays
-from keras_multiweight.training import lowerings
+from keras_multiweight.training import programs
 
 WORK = 1e9  # multiplications of one program that "auto" aims at, about a tenth of a second on a CPU
 MOST_STEPS = 1000
@@ -49,13 +49,13 @@ class Feed:
 
     def fit_arguments(self, shuffle):
         """What Keras's `fit` is given in the place of the data."""
-        return lowerings.fed_rows(self.rows, self.block, shuffle)
+        return programs.fed_rows(self.rows, self.block, shuffle)
 
     def __call__(self, *args):
         """`(source)`, or on JAX `(state, source)`, as Keras calls its training functions; returns as they do."""
         *state, source = args
         state = state[0] if state else None
-        rows = lowerings.next_rows(source)
+        rows = programs.next_rows(source)
         full = len(rows) // self.batch_size
         if full:
             block = np.zeros((self.block, *rows.shape[1:]), rows.dtype)  # of one shape, so that it is compiled once

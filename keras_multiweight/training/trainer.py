@@ -8,11 +8,13 @@ from keras import ops, tree
 from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.arguments import CompileArguments, arguments_of
-from keras_multiweight.training.batches import MemberBatch, class_weights
+from keras_multiweight.training.batches import class_weights
 from keras_multiweight.training.history import with_history
 from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
+from keras_multiweight.training.programs import step_program
 from keras_multiweight.training.running import Running
-from keras_multiweight.training.scores import MemberLosses, MemberMetrics, num_rows, of_each_member, scorer
+from keras_multiweight.training.scored import ScoredModel
+from keras_multiweight.training.scores import MemberLosses, MemberMetrics, scorer
 from keras_multiweight.training.steps import (
     Feed,
     RowDataset,
@@ -27,16 +29,18 @@ from keras_multiweight.training.steps import (
     split,
     two_rows,
 )
-from keras_multiweight.training.weights import StackedWeights
+from keras_multiweight.training.weights import StackedWeights, choose_rows
 
 
 class _Hidden:
     """What Keras must not track: it is made anew at each `compile`."""
 
-    def __init__(self, given):
+    def __init__(self, given, statistics):
         self.given = given  # the arguments of `compile`
+        self.statistics = statistics  # variables of the members that no optimizer trains
         self.losses = None
         self.metrics = None
+        self.compiling = 0.0  # seconds, see `note_compiling`
         self.names = []  # of the results, in order: Keras sorts what it returns
         self.programs = {}  # of many steps, by kind and finish
         self.stock = {}  # Keras's own functions, by kind
@@ -45,7 +49,7 @@ class _Hidden:
         self.example = None  # two rows of zeros as the first batch
 
 
-class MemberTrainer(keras.Model):
+class MemberTrainer(ScoredModel):
     """A model with outputs `(B, N, ...)` whose members train as each would alone.
 
     Attributes:
@@ -102,7 +106,8 @@ class MemberTrainer(keras.Model):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.check_trainable()
         scaled = auto_scale_loss and self.dtype_policy.name == "mixed_float16"
-        updates = MemberOptimizer(with_loss_scale(optimizer) if scaled else optimizer, StackedWeights(self))
+        weights = StackedWeights(self)
+        updates = MemberOptimizer(with_loss_scale(optimizer) if scaled else optimizer, weights)
         super().compile(
             optimizer=updates,
             run_eagerly=run_eagerly,
@@ -110,7 +115,7 @@ class MemberTrainer(keras.Model):
             auto_scale_loss=False,
         )
         self.loss = loss
-        self._compiled = hidden = _Hidden(given)
+        self._compiled = hidden = _Hidden(given, weights.statistics)
         hidden.losses = MemberLosses(self._scorer(loss=loss, loss_weights=loss_weights), self.num_members)
         asked = metrics or weighted_metrics
         scorer = self._scorer(metrics=metrics, weighted_metrics=weighted_metrics)
@@ -138,10 +143,27 @@ class MemberTrainer(keras.Model):
     def train_step(self, *args):
         """Keras's own, and then what callbacks compute in it."""
         *state, data = args
+        before = lowerings.values_before(self, self.statistics(), state)
         result = super().train_step(*state, self.own_columns(data))
+        if before:
+            result = lowerings.after_step(self, result, lambda: self.spare_resting(before))
         for callback in self.callbacks_inside():
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
+
+    def statistics(self):
+        """The variables of the members that training changes without an optimizer."""
+        return self._compiled.statistics
+
+    def spare_resting(self, before):
+        """Give the statistics of members that rest the values from `before` a training step."""
+        for variable, old in zip(self.statistics(), before):
+            variable.assign(choose_rows(self.optimizer.are_trained(), ops.convert_to_tensor(variable), old))
+
+    def note_compiling(self, seconds=0.0):
+        """How long compiling the training step has been seen to take, at most."""
+        self._compiled.compiling = max(self._compiled.compiling, seconds)
+        return self._compiled.compiling
 
     def callbacks_inside(self):
         """The callbacks that are part of the training step."""
@@ -150,54 +172,6 @@ class MemberTrainer(keras.Model):
     def own_columns(self, data):
         """The part of this model's members in a batch of a training step, which may be one of more members."""
         return self._compiled.columns(data) if self._compiled.columns else data
-
-    # ---- losses and metrics ----
-
-    def scores(self):
-        """The members' losses and their metrics, if there are any."""
-        own = [self._compiled.losses, self._compiled.metrics] if getattr(self, "_compiled", None) else []
-        return [score for score in own if score is not None]
-
-    @property
-    def metrics(self):
-        return [*super().metrics, *self.scores()]
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of each member, (N,): the compiled losses, regularisers and `add_loss`. The optimizer takes their sum."""
-        tracked = self._compiled.losses
-        losses = ops.zeros((self.num_members,))
-        if self.loss is not None:
-            batch = self._batch(y, y_pred, sample_weight)
-            if self._compiled.metrics is not None:
-                self._compiled.metrics.check(batch)  # before the weights change
-            losses = tracked.compute(batch)
-        for extra in self.losses:
-            losses = losses + of_each_member(ops.cast(extra, losses.dtype), self.num_members)
-        tracked.update_state(losses, num_rows(x))
-        return losses
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        if self._compiled.metrics is not None:
-            self._compiled.metrics.update_state(self._batch(y, y_pred, sample_weight))
-        return self.get_metrics_result()
-
-    def get_metrics_result(self):
-        results = super().get_metrics_result()
-        self._compiled.names = list(results)
-        return results
-
-    def _returned(self, logs, return_dict):
-        """A dict, or the values in the order of a single model's: the loss first."""
-        values = [logs[name] for name in self._compiled.names]
-        return logs if return_dict else values[0] if len(values) == 1 else values
-
-    def _batch(self, y, y_pred, sample_weight):
-        said = {key: self._compiled.given[key] for key in ("member_targets", "member_weights")}
-        return MemberBatch(y, y_pred, sample_weight, self.output_names, self.num_members, **said)
-
-    def member_metrics(self):
-        """Every loss and metric of each member since the last reset, (N,) arrays by name; after `evaluate`, its own."""
-        return {name: ops.convert_to_numpy(v) for s in self.scores() for name, v in s.member_results().items()}
 
     # ---- fit and evaluate ----
 
@@ -244,7 +218,7 @@ class MemberTrainer(keras.Model):
         if own_rows is not None:
             x, y, sample_weight, options["shuffle"] = own_rows, None, None, False
         x = self._prepare(x, y, sample_weight)
-        history.running = running = Running(self, callbacks, batch_size or 32)
+        history.running = running = Running(self, callbacks)
         callbacks = [history, *callbacks, running]
         data = (x, y, sample_weight)
         if isinstance(x, RowDataset):
@@ -323,7 +297,7 @@ class MemberTrainer(keras.Model):
         """The program of many steps, compiled once a kind; `finish` as for `RowDataset`."""
         programs, xla = self._compiled.programs, self._compiled.given["jit_compile"] is not False
         if (kind, finish) not in programs:
-            programs[kind, finish] = lowerings.step_program(self, kind, xla, finish)
+            programs[kind, finish] = step_program(self, kind, xla, finish)
         return programs[kind, finish]
 
     def _prepare(self, x, y=None, sample_weight=None, check=True):

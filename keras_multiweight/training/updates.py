@@ -5,14 +5,15 @@ Both keep a *bare* Keras optimizer, whose only work is weight decay and the upda
 """
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
-from keras_multiweight.training.lowerings import is_eager, keras_class, stateless_class
-from keras_multiweight.training.weights import choose
+from keras_multiweight.training.lowerings import assigns_in_place, is_eager, keras_class, stateless_class
+from keras_multiweight.training.weights import choose, choose_rows
 
 BARE = {
     "clipnorm": None,
@@ -25,6 +26,7 @@ BARE = {
 }
 k = keras.optimizers
 ELEMENTWISE = (k.Adadelta, k.Adagrad, k.Adam, k.Adamax, k.AdamW, k.Ftrl, k.Lion, k.Nadam, k.RMSprop, k.SGD)
+ASSIGNS = ("assign", "assign_add", "assign_sub")  # of an optimizer: how its steps change variables
 STARTS_ALIKE = (*ELEMENTWISE, k.Adafactor, k.Lamb, k.Muon)  # their state does not depend on the weights they meet first
 
 
@@ -86,13 +88,37 @@ class StackedUpdate:
 
     def apply(self, gradients, rates, keep):
         """Update the members that `keep`, (N,), with the `MemberGradient` of each weight's number."""
-        everything = [*self.weights.stacked, *self.variables]
         if is_eager() and bool(ops.all(keep)):
             return self._step(gradients, rates)
-        before = [ops.copy(v) for v in everything]
-        self._step(gradients, rates)
-        for variable, old in zip(everything, before):
+        states = [] if assigns_in_place() else [v for v in self.variables if len(v.shape)]
+        others = [v for v in (*self.weights.stacked, *self.variables) if not any(v is state for state in states)]
+        before = [ops.copy(v) for v in others]
+        with self._sparing(keep, states):
+            self._step(gradients, rates)
+        for variable, old in zip(others, before):
             variable.assign(self._chosen(keep, ops.convert_to_tensor(variable), old))
+
+    @contextlib.contextmanager
+    def _sparing(self, keep, states):
+        """Have the optimizer spare other members at once where it assigns to its state.
+
+        What it reads then, to move the weights, is what remains, so that a compiled loop needs no copy of the state before
+        it: with wide layers such copies take as long as all else.
+        """
+
+        def sparing(assign, variable, value):
+            old = ops.copy(variable)
+            assign(variable, value)
+            if any(variable is state for state in states):
+                variable.assign(self._chosen(keep, ops.convert_to_tensor(variable), old))
+
+        for name in ASSIGNS:
+            setattr(self.base, name, functools.partial(sparing, getattr(self.base, name)))
+        try:
+            yield
+        finally:
+            for name in ASSIGNS:
+                delattr(self.base, name)
 
     def _step(self, gradients, rates):
         stacked = [self.weights.stacked[i] for i in gradients]
@@ -103,8 +129,7 @@ class StackedUpdate:
     def _chosen(self, keep, new, old):
         if not len(new.shape):  # a counter, which all members share
             return ops.where(ops.any(keep), new, old)
-        members_first = (len(self.members), new.shape[0] // len(self.members), *new.shape[1:])
-        return ops.reshape(choose(keep, ops.reshape(new, members_first), ops.reshape(old, members_first)), new.shape)
+        return choose_rows(keep, new, old)
 
     def state(self, i):
         """The state of one member as NumPy arrays, in the order of a single optimizer's variables."""

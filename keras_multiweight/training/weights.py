@@ -13,13 +13,14 @@ class StackedWeights:
         num_members: N.
         templates: The Keras variables of one member: names, shapes, constraints. Their values mean nothing.
         stacked: The variables of the packed model, `(N, *shape)` or `(N * rows, ...)`.
+        statistics: Its variables that no optimizer trains, of the same shapes: what batch normalisations have seen.
     """
 
     def __init__(self, model):
         self.num_members = model.num_members
         trained = {id(v) for v in model.trainable_variables}
         shared = {layer.name for layer in model.shared_layers()}
-        self.templates, self.stacked = [], []
+        self.templates, self.stacked, self.statistics = [], [], []
         for template, (name, index) in zip(model.template().weights, model.weight_places()):
             if name in shared:  # and frozen
                 continue
@@ -28,6 +29,8 @@ class StackedWeights:
                 trained.discard(id(variable))
                 self.templates.append(template)
                 self.stacked.append(variable)
+            elif not variable.trainable:
+                self.statistics.append(variable)
         if trained:
             raise ValueError(
                 "Every trainable variable must hold one weight of each member. Received others: "
@@ -49,6 +52,12 @@ class StackedWeights:
     def assign(self, index, values):
         """Give the members new values of weight number `index`, (N, ...)."""
         self.stacked[index].assign(ops.reshape(values, self.stacked[index].shape))
+
+
+def choose_rows(keep, new, old):
+    """`choose` for values `(N * rows, ...)`. Reshaped to `(N, rows, ...)`, compiled loops would copy them at every step."""
+    rows = new.shape[0] // keep.shape[0]
+    return choose(ops.repeat(keep, rows) if rows > 1 else keep, new, old)
 
 
 def choose(keep, new, old):
