@@ -80,6 +80,7 @@ def over_splits(splits, num_members, epochs):
 
 def main(num_members=50, epochs=50, loop_members=2, splits=0):
     """Scores and seconds by name."""
+    keras.utils.set_random_seed(0)  # which imports TensorFlow, where it is installed: on no one's clock
     x, x_test, y, y_test = breast_cancer()
     seconds = {}
     if loop_members:

@@ -4,6 +4,9 @@ See `pack` to join trained models, `replicate` for fresh members, and `layers` f
 """
 
 import importlib
+import os
+
+import keras
 
 from keras_multiweight import bagging, callbacks, layers, merging, testing
 from keras_multiweight.bagging import BaggingDataset, Bootstrap, PoissonWeights
@@ -12,6 +15,7 @@ from keras_multiweight.folds import cross_val_fit
 from keras_multiweight.layers import EnsembleAverage, MultiDense, MultiSparseLinear
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
+from keras_multiweight.packing.files.paths import check_file
 from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.packing.replicate import replicate
@@ -57,11 +61,22 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def unpack(multi, optimizer=False):
+def unpack(multi, optimizer=False, custom_objects=None):
     """All members of a MultiModel as ordinary Keras models, in order; their weights are bit-equal to what was packed.
 
-    With `optimizer=True` they are compiled, and train on alone as they would have in the MultiModel.
+    Args:
+        multi: A MultiModel, or the path of a saved one.
+        optimizer: bool. The members come compiled, and train on alone as they would have in the MultiModel.
+        custom_objects: Dict of names to custom classes or functions in the file.
+
+    Raises:
+        ValueError: Something else, or a file that holds another model.
+        FileNotFoundError: A missing file.
     """
-    if not isinstance(multi, MultiModel):
-        raise ValueError(f"unpack takes a MultiModel, as keras.models.load_model gives it. Received: {multi!r}.")
-    return multi.unpack(optimizer)
+    is_path = isinstance(multi, (str, os.PathLike))
+    if is_path:
+        check_file(multi)
+    model = keras.models.load_model(multi, custom_objects) if is_path else multi
+    if not isinstance(model, MultiModel):
+        raise ValueError(f"unpack takes a MultiModel, or the path of a saved one. Received: {multi!r}.")
+    return model.unpack(optimizer)

@@ -142,7 +142,7 @@ def build_plan(layer, seen=()):
     plan = {"member": build_config(layer)}
     if is_custom(layer) and id(layer) not in seen:
         seen = (*seen, id(layer))
-        plan["inner"] = [build_plan(inner, seen) if inner.built else None for inner in _sublayers(layer)]
+        plan["inner"] = [build_plan(inner, seen) if inner.built else None for inner in layers_within(layer)]
     return plan
 
 
@@ -165,7 +165,7 @@ def build_by_plan(layer, plan):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"(?s).*(be built automatically|unbuilt state)")
             layer.build_from_config(plan["member"])
-    for inner, inner_plan in zip(_sublayers(layer), plan.get("inner", ())):
+    for inner, inner_plan in zip(layers_within(layer), plan.get("inner", ())):
         if inner_plan is not None:
             build_by_plan(inner, inner_plan)
     layer.built = True
@@ -199,7 +199,7 @@ def _pairs(model, copy):
         if (id(layer), id(other)) not in seen:
             seen.add((id(layer), id(other)))
             yield pair
-            waiting.extend(zip(*map(_sublayers, pair)))
+            waiting.extend(zip(*map(layers_within, pair)))
 
 
 def set_all_weights(layer, values):
@@ -221,7 +221,7 @@ def all_layers(layer):
         layer = waiting.pop()
         if id(layer) not in found:
             found[id(layer)] = layer
-            waiting.extend(_sublayers(layer))
+            waiting.extend(layers_within(layer))
     return list(found.values())
 
 
@@ -237,7 +237,8 @@ def _draws(layer):
     return any(rates) or not rates
 
 
-def _sublayers(layer):
+def layers_within(layer):
+    """The layers that a layer holds, not those that they hold in turn. One may come twice."""
     return _layers_in([getattr(layer, "layers", ()), *vars(layer).values()])
 
 

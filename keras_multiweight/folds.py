@@ -1,6 +1,8 @@
 """Cross-validation and sweeps of settings in one `fit`. R rows, K folds, N members."""
 
 import dataclasses
+import functools
+import inspect
 import io
 import itertools
 
@@ -14,8 +16,10 @@ from keras_multiweight.bagging.oob import checked_targets
 from keras_multiweight.bagging.resampling import checked_count
 from keras_multiweight.metrics import metric_function
 from keras_multiweight.model import MultiModel
+from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, model_config
 from keras_multiweight.packing.replicate import replicate
 from keras_multiweight.seeding import seeded
+from keras_multiweight.settings import settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +81,14 @@ def cross_val_fit(
     is the mean over its own. All settings and folds of a repeat begin with the same weights.
 
     Args:
-        build: Function without arguments that builds a model with one output, or a built Keras model.
+        build: Function that builds a model with one output; or a built Keras model, where `params` are of the optimizer.
         x, y: Arrays `(R, ...)`; `x` may be a structure of them.
         folds: int, K: every repeat has a new partition. Or a splitter of scikit-learn, such as `StratifiedKFold(5)`; or a
             list of pairs of int arrays `(rows to train on, rows to test)`, as `list(GroupKFold(5).split(x, y, groups))`.
         repeats: int: how many initial weights.
-        params: List of dicts: settings of the optimizer, such as `{"learning_rate": 0.01, "weight_decay": 0.1}`.
+        params: List of dicts: settings of the optimizer, such as `{"learning_rate": 0.01, "weight_decay": 0.1}`; others are
+            arguments of `build`, `{"dropout": 0.5}` of `build(dropout=0.5)`. They may change what the members of one model
+            may differ in: rates of dropout and noise, but no width.
         loss: Keras loss.
         metric: As for `oob_score`.
         optimizer: Name or unused Keras optimizer, which has what a setting does not say.
@@ -95,15 +101,15 @@ def cross_val_fit(
         A `CrossValidation`.
 
     Raises:
-        ValueError: A setting that is none of the optimizer, folds that are empty or out of range, an unknown metric, or
-            targets that are NaN.
+        ValueError: A setting that neither the optimizer nor `build` takes, folds that are empty or out of range, an unknown
+            metric, or targets that are NaN.
+        IncompatibleModelsError: Settings with which `build` gives models of different architectures.
 
     Example:
 
     ```python
-    found = kmw.cross_val_fit(
-        build, x, y, folds=5, params=[{"learning_rate": r} for r in (1e-3, 1e-2)], loss="mse", metric="mae", epochs=20
-    )
+    params = [{"learning_rate": r, "dropout": d} for r in (1e-3, 1e-2) for d in (0.0, 0.2)]  # for build(dropout=...)
+    found = kmw.cross_val_fit(build, x, y, folds=5, params=params, loss="mse", metric="mae", epochs=20)
     print(found)
     found.scores.mean(axis=(1, 2))  # of each setting
     ```
@@ -117,8 +123,9 @@ def cross_val_fit(
     splits = [_split(folds, len(y), [int(seeds[0]), r]) for r in range(checked_count(repeats, "repeats"))]
     shape = (len(params), repeats, len(splits[0]))
     places = list(itertools.product(*map(range, shape)))
-    optimizers = [_optimizer(optimizer, params[g]) for g, _, _ in places]
-    multi = _members(build, places, splits, x if normalize else None, repeats, int(seeds[1]))
+    networks, settings = zip(*(_network_and_settings(build, optimizer, setting) for setting in params))
+    optimizers = [_optimizer(optimizer, settings[g]) for g, _, _ in places]
+    multi = _members(networks, places, splits, x if normalize else None, repeats, int(seeds[1]))
     multi.compile(optimizers, loss, steps_per_execution="auto")
     weights = np.stack([_weights(splits[r][f][0], len(y)) for _, r, f in places], axis=1)
     with seeded(int(seeds[1])):
@@ -137,10 +144,13 @@ def _scored(multi, x, y, score, params, splits, shape, places):
     return CrossValidation(multi, params, scores, predictions, [[test for _, test in split] for split in splits])
 
 
-def _members(build, places, splits, normalized, repeats, seed):
+def _members(networks, places, splits, normalized, repeats, seed):
     """The members with the initial weights of their repeats, and the statistics of the rows that they are trained on."""
-    network = build if normalized is None else lambda: _with_normalization(build)
-    multi = replicate(network, repeats, seed=seed).select([r for _, r, _ in places])
+    if normalized is not None:
+        wrapped = {id(network): functools.partial(_with_normalization, network) for network in networks}
+        networks = [wrapped[id(network)] for network in networks]
+    first = replicate(networks[0], repeats, seed=seed)
+    multi = first.select([r for _, r, _ in places], member_settings=_settings_of_layers(first, networks, places))
     if normalized is None:
         return multi
     for i, (_, r, f) in enumerate(places):
@@ -149,6 +159,21 @@ def _members(build, places, splits, normalized, repeats, seed):
         statistics = [keras.ops.convert_to_numpy(w) for w in layer.weights]
         multi.set_member_weights(i, [*statistics, *multi.member_weights(i)[len(statistics) :]])
     return multi
+
+
+def _settings_of_layers(multi, networks, places):
+    """What `networks` differ in, as `select` takes it: a dict of paths to the values of the members."""
+    if all(network is networks[0] for network in networks):
+        return None
+    with seeded(0):
+        configs = [model_config(network()) for network in networks]
+    found = [config_differences(configs[0], config, g, f"that of params[{g}]") for g, config in enumerate(configs)]
+    if any(found):
+        hint = "Call cross_val_fit once for each architecture."
+        raise IncompatibleModelsError(itertools.chain(*found), hint=hint)
+    values = zip(*([value for _, value in settings_of(config)] for config in configs))
+    columns = zip((path for path, _ in multi.settings_of_members()), values)
+    return {path: [own[g] for g, _, _ in places] for path, own in columns if any(value != own[0] for value in own)}
 
 
 def _with_normalization(build):
@@ -161,14 +186,25 @@ def _with_normalization(build):
     return keras.Model(inputs, model(layer(inputs)), name=f"normalized_{model.name}")
 
 
+def _network_and_settings(build, optimizer, setting):
+    """What builds the members with a setting, and what of it is the optimizer's."""
+    optimizer = keras.optimizers.get(optimizer)
+    known = optimizer.get_config()
+    arguments = {key: value for key, value in setting.items() if key not in known}
+    if not arguments:
+        return build, setting
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError:
+        raise ValueError(
+            f"params must be settings of the optimizer, {type(optimizer).__name__}, or arguments of the function build. "
+            f"Received: {sorted(arguments)}, which neither takes. Let build take them: def build(dropout=0.0): ..."
+        ) from None
+    return functools.partial(build, **arguments), {key: value for key, value in setting.items() if key in known}
+
+
 def _optimizer(optimizer, setting):
     config = keras.optimizers.serialize(keras.optimizers.get(optimizer))
-    unknown = sorted(set(setting) - set(config["config"]))
-    if unknown:
-        raise ValueError(
-            f"params must be settings of the optimizer, {config['class_name']}: the members have one architecture. "
-            f"Received: {unknown}. For another, such as a dropout rate, call cross_val_fit again."
-        )
     return keras.optimizers.deserialize({**config, "config": {**config["config"], **setting}})
 
 

@@ -46,6 +46,11 @@ class MixedMultiModel(MultiModel):
     def member_inputs(self):
         return [False] * len(self.inputs)
 
+    @property
+    def member_settings(self):
+        """None here: a setting has its place in an architecture. Each of `groups` has its own."""
+        return {}
+
     def template(self):
         raise ValueError("Members of several architectures have several templates. Ask multi.groups[k].template().")
 

@@ -1,5 +1,6 @@
 """MultiModel: N weight sets of one architecture as one Keras model."""
 
+import contextlib
 import dataclasses
 import math
 import operator
@@ -9,18 +10,27 @@ import numpy as np
 from keras import tree
 
 from keras_multiweight.bagging.oob import oob_predict, oob_score
-from keras_multiweight.copies import CannotCopyError, check_savable, copy_built, draws_in_training, set_all_weights
+from keras_multiweight.copies import (
+    CannotCopyError,
+    check_savable,
+    copy_built,
+    draws_in_training,
+    serialized,
+    set_all_weights,
+)
 from keras_multiweight.deep import deep_graphs
 from keras_multiweight.ensemble import EnsembleModel
 from keras_multiweight.layers.aggregate import EnsembleAverage, EnsembleSpread
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 from keras_multiweight.plan import Plan
+from keras_multiweight.prediction.batches import check_at_least_one
 from keras_multiweight.prediction.chunks import graph_of
 from keras_multiweight.prediction.lowerings import worth_trying
 from keras_multiweight.prediction.predicting import Predicting
 from keras_multiweight.prediction.tuned import Tuned
 from keras_multiweight.prediction.tuning import Tuner
+from keras_multiweight.settings import settings_of, with_settings
 from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
 
@@ -46,6 +56,8 @@ class MultiModel(Predicting, MemberTrainer):
         member_names: How messages call the members: file paths, or model names.
         member_seeds: The seeds that `replicate` drew the members with, or None.
         member_inputs: For each input whether its axis 1 holds the members, as `pack(member_inputs=...)` had it.
+        member_settings: The settings of layers that differ between the members, such as rates of dropout: a dict of their
+            paths to the lists of the members' values, `{"dropout/rate": [0.1, 0.5]}`.
 
     Example:
 
@@ -67,12 +79,14 @@ class MultiModel(Predicting, MemberTrainer):
         plan,
         member_seeds=None,
         member_inputs=(),
+        member_settings=None,
         tuned=(),
         **kwargs,
     ):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         settings = {"member_names": member_names, "member_seeds": member_seeds, "slots": slots, "plan": plan}
-        self._hidden = Hidden(member, {**settings, "member_inputs": member_inputs, "tuned": list(tuned)})
+        settings |= {"member_inputs": member_inputs, "member_settings": dict(member_settings or {}), "tuned": list(tuned)}
+        self._hidden = Hidden(member, settings)
 
     @property
     def num_members(self):
@@ -90,16 +104,49 @@ class MultiModel(Predicting, MemberTrainer):
     def member_inputs(self):
         return list(self._hidden.settings["member_inputs"] or [False] * len(self.inputs))
 
+    @property
+    def member_settings(self):
+        return {path: list(values) for path, values in self._hidden.settings["member_settings"].items()}
+
     def plan(self, rows=None):
         """Which rule each layer got and which lowering it takes, as a `Plan`: a list of rows, and a table when printed.
 
         Args:
             rows: int. For batches of so many rows; left out, for those of a program that serves any number.
         """
+        check_at_least_one(rows=rows)
         saved = (self.num_members - 1) * sum(map(_bytes, self.shared_layers()))
         layers = {layer.name: layer for layer in self.layers}
         found = [{**row, "lowering": _lowering(layers.get(row["name"]), rows)} for row in self._hidden.settings["plan"]]
         return Plan(found, self.num_members, saved, self.tuned())
+
+    def __call__(self, inputs, *args, **kwargs):
+        with self._hint_at_member_inputs(inputs):
+            return super().__call__(inputs, *args, **kwargs)
+
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        with self._hint_at_member_inputs(inputs):
+            return super().compute_output_spec(inputs, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _hint_at_member_inputs(self, inputs):
+        try:
+            yield
+        except ValueError as error:
+            if "member_inputs=True" in str(error) or not self._reads_as_of_members(inputs):
+                raise
+            raise ValueError(
+                f"{error}\nAxis 1 of the inputs has the length {self.num_members}, as if it held the members; this model's "
+                "members all read one input. For inputs of each member, (B, N, ...), give member_inputs=True to pack, "
+                "replicate or select."
+            ) from error
+
+    def _reads_as_of_members(self, inputs):
+        """Whether inputs have one axis more than they should, with room for the members."""
+        given, expected = tree.flatten(inputs), self.inputs
+        pairs = zip(given, expected, self.member_inputs) if len(given) == len(expected) else ()
+        shapes = [(tuple(getattr(x, "shape", ())), tuple(own.shape)) for x, own, flag in pairs if not flag]
+        return any(len(a) == len(b) + 1 and a[1] == self.num_members for a, b in shapes)
 
     # ---- members ----
 
@@ -123,7 +170,7 @@ class MultiModel(Predicting, MemberTrainer):
             IndexError: There is no member `i`. Negative numbers count from the end.
         """
         weights = self.member_weights(i)
-        model = copy_built(self.template())
+        model = copy_built(self.template(), self._member_config(i))
         set_all_weights(model, weights)
         return model
 
@@ -131,6 +178,20 @@ class MultiModel(Predicting, MemberTrainer):
         """The weights of member `i` as a list of NumPy arrays, in the order of a single model's `get_weights()`."""
         i = self.number(i)
         return [_member_value(self.get_layer(name), index, i) for name, index in self.weight_places()]
+
+    def stacked_member_weights(self):
+        """For each weight of a single model, in order, the `(N, ...)` array of the members' values, each read once."""
+        return [_stacked_value(self.get_layer(name), index, self.num_members) for name, index in self.weight_places()]
+
+    def settings_of_members(self):
+        """All settings of layers that may differ between members, pairs of paths and lists of the members' values."""
+        found = settings_of(serialized(self.template()))
+        return [(path, self.member_settings.get(path, [value] * self.num_members)) for path, value in found]
+
+    def _member_config(self, i):
+        """The config of member `i` where it is not the template's."""
+        own = {path: values[self.number(i)] for path, values in self.member_settings.items()}
+        return with_settings(serialized(self.template()), own)["config"] if own else None
 
     def number(self, i):
         """The number of member `i` from 0, which may count from the end; an IndexError where there is none."""
@@ -207,7 +268,14 @@ class MultiModel(Predicting, MemberTrainer):
 
     @deep_graphs()
     def graph_of(self, num_members):
-        """This model's graph for another number of members, as a Keras model with weights of its own."""
+        """This model's graph for another number of members, as a Keras model with weights of its own.
+
+        Raises:
+            ValueError: A layer has settings of each member that are not among the weights.
+        """
+        fixed = [x.name for x in self.layers if getattr(x, "member_settings", None) and not x.settings_are_weights]
+        if fixed:
+            raise ValueError(f"Layers with settings of each member stay whole. Received: {', '.join(fixed)}.")
         graph = keras.Model(self.input, self.output, name=self.name)
         own = [x.name for x, flag in zip(self.inputs, self.member_inputs) if flag]
         shared = [row["name"] for row in self._hidden.settings["plan"] if row["rule"] == "shared"]
@@ -295,6 +363,14 @@ def _member_value(layer, index, i):
     return (
         layer.member_value(index, i) if isinstance(layer, MultiLayer) else keras.ops.convert_to_numpy(layer.weights[index])
     )
+
+
+def _stacked_value(layer, index, num_members):
+    """A weight of all members, as a NumPy array `(N, ...)`."""
+    if isinstance(layer, MultiLayer):
+        return layer.stacked_value(index)
+    value = keras.ops.convert_to_numpy(layer.weights[index])
+    return np.broadcast_to(value, (num_members, *value.shape))
 
 
 def _set_member_value(layer, index, i, value):

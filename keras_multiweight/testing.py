@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.packing.pack import pack
 from keras_multiweight.training.resume import state_variables
 from keras_multiweight.training.updates import fresh_copy
@@ -235,7 +236,7 @@ class _Comparison:
             warnings.warn(
                 f"{max(self.beyond)[1]} In float32 this training cannot show that small errors are absent: compare it in "
                 "float64, with roundings=0.",
-                stacklevel=3,
+                stacklevel=stack_level(),
             )
 
 

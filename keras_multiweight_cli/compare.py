@@ -21,7 +21,7 @@ def _compare_alike(paths, multi):
     packed_outputs = probe.outputs[-1]
     for i, member in enumerate(ModelFiles(paths, template=template)):
         try:
-            model = _loaded(member, i)
+            model = _loaded(member, i, multi)
         except IncompatibleModelsError as error:
             found = error.differences[0]
             yield (False, f"{found.key}: {found.received!r} in the file"), (False, "-"), (False, "-")
@@ -31,10 +31,13 @@ def _compare_alike(paths, multi):
         yield (True, "equal"), weights, _compare_outputs(packed_outputs, probe.outputs[-1], i, probe.tolerance)
 
 
-def _loaded(member, i):
-    from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
+def _loaded(member, i, multi):
+    from keras_multiweight.packing.match import Difference, IncompatibleModelsError, config_differences
 
     found = config_differences(member.expected, member.received, i, member.name)
+    settings = zip(multi.settings_of_members(), member.settings or ())
+    pairs = [(path, values[i], value) for (path, values), (_, value) in settings]
+    found += [Difference(i, member.name, None, *pair) for pair in pairs if pair[1] != pair[2]]
     if found:
         raise IncompatibleModelsError(found)
     return member.load()

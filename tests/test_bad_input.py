@@ -112,7 +112,9 @@ def test_something_that_is_no_model_is_refused():
     with pytest.raises(ValueError, match=r"the path 'a.keras' as member 1"):
         kmw.pack([mlp(), "a.keras"])
     with pytest.raises(ValueError, match=r"unpack takes a MultiModel"):
-        kmw.unpack("packed.keras")
+        kmw.unpack(mlp())
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.keras"):
+        kmw.unpack("nowhere.keras")
 
 
 def test_a_missing_file_is_named(tmp_path):

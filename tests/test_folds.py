@@ -52,6 +52,31 @@ def test_members_are_those_of_the_loop(found, data):
         assert found.scores[g, r, f] == pytest.approx(np.abs(answers - y[test]).mean(), abs=1e-5)
 
 
+def regularised(dropout=0.0, units=4):
+    x = keras.Input((3,))
+    h = k.Dropout(dropout)(k.Dense(units, activation="tanh")(x))
+    return keras.Model(x, k.Dense(1)(h))
+
+
+def test_rates_of_dropout_are_settings(data):
+    """Members without dropout are those of the loop; the others begin with the same weights, and draw for themselves."""
+    x, y = data
+    settings = [{"dropout": 0.0, "learning_rate": 0.05}, {"dropout": 0.5, "learning_rate": 0.05}]
+    found = kmw.cross_val_fit(regularised, x, y, 2, 1, settings, normalize=True, **OPTIONS)
+    (rates,) = found.multi.member_settings.values()
+    assert rates == [0.0, 0.0, 0.5, 0.5]
+    plain = kmw.cross_val_fit(regularised, x, y, 2, 1, [{"learning_rate": 0.05}], normalize=True, **OPTIONS)
+    np.testing.assert_allclose(found.predictions[0], plain.predictions[0], atol=1e-6)
+    assert np.abs(found.predictions[1] - found.predictions[0]).min(axis=1).max() > 1e-4
+    resting = [{**setting, "learning_rate": 0.0} for setting in settings]
+    begun = kmw.cross_val_fit(regularised, x, y, 2, 1, resting, **OPTIONS).predictions
+    np.testing.assert_array_equal(begun[0], begun[1])
+    with pytest.raises(
+        kmw.IncompatibleModelsError, match=r"(?s)units=4 in member 0 and units=5 .*params\[1\].*once for each"
+    ):
+        kmw.cross_val_fit(regularised, x, y, 2, 1, [{}, {"units": 5}], **OPTIONS)
+
+
 def test_every_row_is_in_one_fold_of_a_repeat(found):
     for folds in found.test_rows:
         assert sorted(np.concatenate(folds)) == list(range(ROWS))
@@ -75,7 +100,7 @@ def test_rows_of_a_fold_have_no_part_in_its_training(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"params": [{"dropout": 0.5}]}, r"settings of the optimizer, Adam.*Received: \['dropout'\]"),
+        ({"params": [{"dropout": 0.5}]}, r"settings of the optimizer, Adam, or arguments.*Received: \['dropout'\]"),
         ({"folds": 1}, "folds must be from 2 to the 23 rows"),
         ({"folds": [([0, 1], [99])]}, r"numbers of rows, 0 to 22.*Received: array\(\[99\]\)"),
         ({"folds": [([0, 1], [])]}, "none empty"),

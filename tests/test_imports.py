@@ -14,8 +14,22 @@ CLI = pathlib.Path(keras_multiweight_cli.__file__).parent
 FILES = [*ROOT.rglob("*.py"), *CLI.rglob("*.py")]
 LEVELS = {
     **dict.fromkeys(
-        ("arrays", "layouts", "registry", "configs", "copies", "deep", "plan", "metrics", "rounding", "seeding"), 0
+        (
+            "arrays",
+            "callers",
+            "configs",
+            "copies",
+            "deep",
+            "layouts",
+            "lowerings",
+            "metrics",
+            "plan",
+            "registry",
+            "rounding",
+        ),
+        0,
     ),
+    **dict.fromkeys(("seeding", "settings"), 0),
     "layers": 1,
     "prediction": 2,
     "training": 2,
@@ -83,4 +97,4 @@ def test_only_public_keras_is_imported():
 def test_backends_are_imported_in_one_place():
     backends = ("tensorflow", "jax", "torch")
     users = {path.name for path in FILES for m in imported(path) if m.split(".")[0] in backends}
-    assert users <= {"lowerings.py", "verify.py"}
+    assert users <= {"lowerings.py", "inplace.py", "verify.py"}

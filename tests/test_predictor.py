@@ -213,6 +213,27 @@ def test_answers_are_the_callers_to_change(multi):
     np.testing.assert_array_equal(ask(x), expected)
 
 
+def reads_results_twice():
+    """Results, inputs and weights that are read again after something elementwise was made of them."""
+    x = keras.Input((6,))
+    h = k.Dense(6)(x)
+    a = k.Add()([h, k.Activation("relu")(h)])
+    b = k.Multiply()([k.Activation("tanh")(a), x])
+    c = k.Reshape((3, 2))(k.Activation("sigmoid")(k.Dense(6)(b)))
+    return keras.Model(x, [k.Flatten()(c), k.Subtract()([k.Flatten()(c), h]), h])
+
+
+def test_what_is_read_again_is_not_written_over():
+    models = oracle.members(reads_results_twice, 3)
+    ask = kmw.pack(models, verify=False).predictor()
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    before = x.copy()
+    for _ in range(2):
+        for received, wanted in zip(ask(x), oracle.stacked_predictions(models, x, 5), strict=True):
+            oracle.assert_close(received, wanted)
+    np.testing.assert_array_equal(x, before)
+
+
 @pytest.mark.parametrize("rows", [10, 12])
 def test_rows_that_meet_are_batched_as_keras_batches_them(rows):
     models = oracle.members(lambda: mlp(MinusBatchMean), 2)

@@ -120,6 +120,29 @@ def one_probability(num_features, num_outputs):
     return keras.Sequential([keras.Input((num_features,)), keras.layers.Dense(1, activation="sigmoid")])
 
 
+def test_clones_train_with_what_the_first_compiled(classes, monkeypatch):
+    """Each clone ends, bit for bit, where an estimator of its own ends; other settings are compiled anew."""
+    x, y = classes
+    compiled = []
+    compile_model = kmw.MultiModel.compile
+    monkeypatch.setattr(kmw.MultiModel, "compile", lambda m, *a, **k: compiled.append(m) or compile_model(m, *a, **k))
+    first = MultiBaggingClassifier(**FAST, epochs=2).fit(x, y)
+    seeds = [0, 1, 0]
+    found = [clone(first).set_params(random_state=seed).fit(x, y) for seed in seeds]
+    assert len(compiled) == 1
+    alone = [MultiBaggingClassifier(**{**FAST, "random_state": seed}, epochs=2).fit(x, y) for seed in seeds[:2]]
+    assert len(compiled) == 3
+    for a, b in zip([first, *found], [alone[seed] for seed in [0, *seeds]]):
+        for own, other in zip(a.multi_.get_weights(), b.multi_.get_weights(), strict=True):
+            np.testing.assert_array_equal(own, other)
+        np.testing.assert_array_equal(a.member_history_["loss"], b.member_history_["loss"])
+        assert a.multi_.member_seeds == b.multi_.member_seeds
+    clone(first).set_params(learning_rate=0.1).fit(x, y)
+    assert len(compiled) == 4
+    clone(first).set_params(fit_args={"callbacks": [keras.callbacks.TerminateOnNaN()]}).fit(x, y)
+    assert len(compiled) == 5
+
+
 def test_one_probability_of_two_classes_is_enough(classes):
     x, y = classes[0], classes[0][:, 0] > 0
     options = {**FAST, "build": one_probability, "learning_rate": 0.1, "epochs": 10}

@@ -106,6 +106,11 @@ class Temperature:
         by = self.temperature[:, None] if self.per_member else self.temperature
         return probabilities(self._logits(logits) / by)
 
+    def __repr__(self):
+        found = getattr(self, "temperature", None)
+        shown = "not fitted" if found is None else f"temperature={np.round(found, 4).tolist()}"
+        return f"Temperature(per_member={self.per_member}, {shown})"
+
     def _logits(self, logits):
         logits = np.asarray(logits, "float64")
         if logits.ndim != 2 + self.per_member:

@@ -77,6 +77,9 @@ class BaggingDataset(MemberRows):
         self._seeds = np.random.SeedSequence(seed).spawn(bootstrap.num_members)
         super().__init__(x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
+    def __repr__(self):
+        return f"<{type(self).__name__}: batches of {self.batch_size} rows of each member, {self.bootstrap!r}>"
+
     def _check(self, x):
         rows = self.bootstrap.num_rows
         for array in tree.flatten(x):

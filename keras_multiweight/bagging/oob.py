@@ -6,6 +6,7 @@ import numpy as np
 from keras import tree
 from scipy import special
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.metrics import metric_function
 
 
@@ -124,5 +125,5 @@ def _warn_of_rows_in_all(mask):
         warnings.warn(
             f"{len(missing)} of {len(mask)} rows were drawn by every member and have no out-of-bag answer: rows {shown}. "
             "They are NaN in the answers and do not count in scores. More members leave fewer such rows.",
-            stacklevel=3,
+            stacklevel=stack_level(),
         )

@@ -73,6 +73,12 @@ class Bootstrap:
         self.indices = [draw(_generator(stream, "rows")) for stream in streams]
         self.features = _draw_features(streams, num_features, max_features, bootstrap_features)
 
+    def __repr__(self):
+        sizes = sorted({len(rows) for rows in self.indices})
+        drawn = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+        features = "" if self.features is None else f" and {self.features.shape[1]} features"
+        return f"<Bootstrap: {self.num_members} members, each of {drawn} of {self.num_rows} rows{features}>"
+
     @property
     def counts(self):
         return np.stack([np.bincount(rows, minlength=self.num_rows) for rows in self.indices], axis=1)

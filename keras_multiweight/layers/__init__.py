@@ -28,5 +28,14 @@ from keras_multiweight.layers.norm import (
     MultiRMSNormalization,
 )
 from keras_multiweight.layers.prelu import MultiPReLU
+from keras_multiweight.layers.random import (
+    MultiAlphaDropout,
+    MultiDropout,
+    MultiGaussianDropout,
+    MultiGaussianNoise,
+    MultiSpatialDropout1D,
+    MultiSpatialDropout2D,
+    MultiSpatialDropout3D,
+)
 from keras_multiweight.layers.rnn import MultiGRU, MultiLSTM, MultiSimpleRNN
 from keras_multiweight.layers.sparse import MultiSparseLinear, SparseLinear

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.copies import CannotCopyError, copy_built, copy_layer
 from keras_multiweight.layers.base import OPTIONS, MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
@@ -48,7 +49,7 @@ class MapMembers(MultiLayer):
         try:
             return copy_built(member)
         except CannotCopyError as error:
-            warnings.warn(f"This layer packs and predicts, but is not saved or unpacked. {error}", stacklevel=2)
+            warnings.warn(f"This layer packs and predicts, but is not saved or unpacked. {error}", stacklevel=stack_level())
             return member
 
     def call(self, inputs, *args, mask=None, training=None, **kwargs):

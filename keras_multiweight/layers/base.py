@@ -15,15 +15,15 @@ from keras_multiweight.copies import (
     build_by_plan,
     build_plan,
     copy_layer,
-    draws_in_training,
     is_custom,
     set_all_weights,
     unshared,
 )
 from keras_multiweight.layers import plumbing
-from keras_multiweight.layers.checks import check_alike, check_options
+from keras_multiweight.layers.checks import check_alike, check_options, check_settings
 from keras_multiweight.layers.choice import ChoosesLowering
 from keras_multiweight.layers.mapping import accepted, is_tensor, map_members, seed_states
+from keras_multiweight.layers.own_settings import OwnSettings
 from keras_multiweight.layers.per_member import (
     MemberActivityRegularizer,
     MemberConstraint,
@@ -32,7 +32,7 @@ from keras_multiweight.layers.per_member import (
     MemberValues,
 )
 
-OPTIONS = ("num_members", "member_axis", "shared_input", "lowering")
+OPTIONS = ("num_members", "member_axis", "shared_input", "lowering", "member_settings")
 
 
 class _Hidden:
@@ -41,6 +41,8 @@ class _Hidden:
     def __init__(self, member, num_members):
         self.member = member
         self.config = _config(member)
+        self.settings = {}  # those of the config that differ from member to member, as lists
+        self.templates = [member]  # see OwnSettings
         self.weights = []
         self.seeds = []
         self.input_shape = None  # of one member, where the layer is in a graph
@@ -51,7 +53,7 @@ class _Hidden:
         self.to_members = plumbing.BatchToMembers(num_members)
 
 
-class MultiLayer(ChoosesLowering, keras.layers.Layer):
+class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
     """Base of the layers that hold N weight sets of one Keras layer.
 
     Args:
@@ -62,6 +64,7 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
             -1 for members joined with the channels, `(B, ..., N*C)`, where a layer offers it.
         shared_input: bool. The inputs have no member axis: all members read the same.
         lowering: One of `lowerings()`, to force an implementation; None (default) leaves the choice to the table of costs.
+        member_settings: Where members differ in an argument of `settings_names`: a dict of its name to the N values.
         **kwargs: More arguments of `member_class`.
     """
 
@@ -82,16 +85,28 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
         if cls.member_class is not None:
             cls.__signature__ = _joined_signature(cls.member_class)
 
-    def __init__(self, *args, member=None, num_members, member_axis=1, shared_input=False, lowering=None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        member=None,
+        num_members,
+        member_axis=1,
+        shared_input=False,
+        lowering=None,
+        member_settings=None,
+        **kwargs,
+    ):
         name = kwargs.pop("name", None)
         member = self._own(member) if isinstance(member, keras.layers.Layer) else self.member_class(*args, **kwargs)
         check_options(type(self), member, num_members, member_axis)
+        check_settings(type(self), member_settings, num_members)
         super().__init__(name=name, trainable=member.trainable, dtype=member.dtype_policy)
         self._hidden = _Hidden(member, num_members)
         self.num_members = num_members
         self.member_axis = member_axis
         self.shared_input = shared_input
         self.lowering = lowering
+        self._hidden.settings = {key: list(values) for key, values in (member_settings or {}).items()}
         self.autocast = member.autocast
         self.supports_masking = member.supports_masking
         if member.activity_regularizer is not None:
@@ -118,7 +133,7 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
     def __getattr__(self, name):
         hidden = self.__dict__.get("_hidden")
         if hidden is not None and name in hidden.config:
-            return getattr(hidden.member, name)
+            return hidden.settings.get(name, getattr(hidden.member, name))
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     def _own(self, member):
@@ -142,6 +157,7 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
         draws = MemberDraws(self.template(), self.num_members)
         for state in seed_states(self.template()):
             self._hidden.seeds.append(self._add_stacked(state, lambda state=state: draws.seed(state)))
+        self.make_templates()
         self.built = True
 
     def _add_stacked(self, weight, value):
@@ -186,9 +202,9 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
         ```
         """
         layers = list(layers)
-        check_alike(layers)
+        check_alike(layers, cls.settings_names)
         stacks = [np.stack(values) for values in zip(*(layer.get_weights() for layer in layers))]
-        return cls.from_stacked(layers[0], stacks, len(layers), **options)
+        return cls.from_stacked(layers[0], stacks, len(layers), member_settings=cls.settings_in(layers), **options)
 
     @classmethod
     def from_stacked(cls, member, stacks, num_members, **options):
@@ -205,7 +221,7 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
         """Member `i` as an ordinary built Keras layer with its weights."""
         if not self.built:
             raise ValueError(f"A layer must be built before a member is taken out. Received: unbuilt '{self.name}'.")
-        layer = copy_layer(self.template(), self.member_config())
+        layer = copy_layer(self.template(), self.member_config(i))
         build_by_plan(layer, build_plan(self.template()))
         set_all_weights(layer, [self.member_value(index, i) for index in range(len(self._hidden.weights))])
         return layer
@@ -217,16 +233,22 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
         i = range(self.num_members)[i]
         return np.reshape(ops.convert_to_numpy(variable.value[i * rows : (i + 1) * rows]), weight.shape)
 
+    def stacked_value(self, index):
+        """The values of the member's weight number `index` in all members, a NumPy array `(N, ...)`."""
+        shape = self.template().weights[index].shape
+        return np.reshape(ops.convert_to_numpy(self._hidden.weights[index]), (self.num_members, *shape))
+
     def set_member_value(self, index, i, value):
         """Set the member's weight number `index` in member `i` from an array."""
-        variable = self._hidden.weights[index]
-        stacked = np.reshape(ops.convert_to_numpy(variable), (self.num_members, *np.shape(value))).copy()
+        variable, stacked = self._hidden.weights[index], self.stacked_value(index).copy()
         stacked[i] = value
         variable.assign(np.reshape(stacked, variable.shape))
 
-    def member_config(self):
-        """The config of the member, an ordinary Keras layer."""
-        return {**self._hidden.config, "trainable": self.trainable}
+    def member_config(self, i=None):
+        """The config of a member, an ordinary Keras layer: of member `i`, or of what all have in common."""
+        own = {} if i is None else {key: values[i] for key, values in self._hidden.settings.items()}
+        trainable = {"trainable": self.trainable} if "trainable" in self._hidden.config else {}
+        return {**self._hidden.config, **trainable, **own}
 
     # ---- call ----
 
@@ -251,7 +273,7 @@ class MultiLayer(ChoosesLowering, keras.layers.Layer):
 
         The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
         """
-        draws = kwargs.get("training") and draws_in_training(self.template())
+        draws = kwargs.get("training") and self.draws()
         return map_members(self, args, kwargs, "unrolled" if draws or self.lowering == "unrolled" else "vectorized")
 
     def call(self, *args, **kwargs):

@@ -26,13 +26,22 @@ def check_options(cls, member, num_members, member_axis):
         )
 
 
-def check_alike(layers):
+def check_settings(cls, settings, num_members):
+    for key, values in (settings or {}).items():
+        if key not in cls.settings_names or len(values) != num_members:
+            raise ValueError(
+                f"member_settings of {cls.__name__} must be a dict with keys of {cls.settings_names}, each with one value "
+                f"for each of the {num_members} members. Received: {len(values)} values for {key!r}."
+            )
+
+
+def check_alike(layers, settings=()):
     if not layers:
         raise ValueError("from_member_layers needs at least one layer. Received: an empty list.")
     for i, layer in enumerate(layers):
         if not getattr(layer, "built", False):
             raise ValueError(f"The members must be built Keras layers. Received: {layer!r} as member {i}.")
-        for key, expected, received in differences(layer_config(layers[0]), layer_config(layer)):
+        for key, expected, received in differences(*(_common_config(x, settings) for x in (layers[0], layer))):
             raise ValueError(
                 "The members must have equal configs. "
                 f"Received: {key}={expected!r} in member 0 and {key}={received!r} in member {i} ('{layer.name}')."
@@ -43,3 +52,8 @@ def check_alike(layers):
                 f"The members must have equal weight shapes. Received: {shapes[1]} in member 0 and {shapes[0]} in "
                 f"member {i} ('{layer.name}')."
             )
+
+
+def _common_config(layer, settings):
+    config = layer_config(layer)
+    return {**config, "config": {key: value for key, value in config["config"].items() if key not in settings}}

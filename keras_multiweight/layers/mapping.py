@@ -30,26 +30,45 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
     flat = tree.flatten((args, kwargs))
     tensors = [] if layer.shared_input else [x for x in flat if is_tensor(x)]
     variables = layer.stacked_weights + layer.stacked_seeds
+    templates = layer.templates() if lowering == "unrolled" else [layer.template()]
     originals = layer.template().weights + seed_states(layer.template())
     values = [ops.reshape(v, (layer.num_members, *original.shape)) for v, original in zip(variables, originals)]
-    call = StatelessCall(_MemberCall(layer, args, kwargs), originals)
+    calls = [_stateless_call(layer, template, args, kwargs, len(templates) > 1) for template in templates]
     if not tensors and not values:  # all members compute the same
-        results = call([[], []])
+        results = calls[0]([[], []])
         outputs, _, losses = tree.map_structure(lambda x: stack_shared(x, layer.num_members), results)
     else:
-        outputs, updates, losses = map_stateless(call, tensors, values, layer.num_members, lowering)
-        for index, update in zip(call.assigned, updates):
+        outputs, updates, losses = _mapped(calls, tensors, values, layer.num_members, lowering)
+        for index, update in zip(calls[0].assigned, updates):
             variables[index].assign(ops.reshape(update, variables[index].shape))
     for loss in losses:  # of add_loss and of activity regularisers inside: one number a member
         layer.add_loss(ops.sum(ops.reshape(loss, (layer.num_members, -1)), axis=1))
     return outputs
 
 
+def _mapped(calls, tensors, values, num_members, lowering):
+    if len(calls) > 1:
+        return _unrolled(calls, tensors, values)
+    return map_stateless(calls[0], tensors, values, num_members, lowering)
+
+
+def _stateless_call(layer, template, args, kwargs, is_one_of_many):
+    """The call of a member. Where others make other calls, all say the states of their draws, whether they draw or not."""
+    seeds = seed_states(template)
+    call = _MemberCall(layer, template, args, kwargs)
+    return StatelessCall(call, template.weights + seeds, told=seeds if is_one_of_many else ())
+
+
 def map_stateless(call, tensors, values, num_members, lowering="vectorized"):
     """Run a `StatelessCall` once with each member's tensors and values, both lists of `(N, ...)` tensors."""
     if lowering == "vectorized":
         return ops.vectorized_map(call, [tensors, values])
-    results = [call([[t[i] for t in tensors], [v[i] for v in values]]) for i in range(num_members)]
+    return _unrolled([call] * num_members, tensors, values)
+
+
+def _unrolled(calls, tensors, values):
+    """The same with a call for each member, side by side."""
+    results = [call([[t[i] for t in tensors], [v[i] for v in values]]) for i, call in enumerate(calls)]
     return tree.map_structure(lambda *xs: ops.stack(xs), *results)
 
 
@@ -59,6 +78,7 @@ class StatelessCall:
     Args:
         function: Takes a list of tensors.
         variables: The Keras variables whose values come from outside.
+        told: Those of them whose values are returned even where the function does not assign them.
 
     Returns of a call on `[tensors, values]`:
         What `function` returns; the new values of the variables that it assigned; what it gave to `add_loss`.
@@ -67,9 +87,10 @@ class StatelessCall:
         assigned: Which of the variables the function assigns, by number; known once it has run.
     """
 
-    def __init__(self, function, variables):
+    def __init__(self, function, variables, told=()):
         self.function = function
         self.variables = variables
+        self.told = {id(v) for v in told}
         self.assigned = []
 
     def __call__(self, elements):
@@ -78,7 +99,8 @@ class StatelessCall:
             before = [scope.get_current_value(v) for v in self.variables]
             outputs = self.function(tensors)
             after = [scope.get_current_value(v) for v in self.variables]
-        self.assigned = [i for i, (old, new) in enumerate(zip(before, after)) if new is not old]
+        triples = enumerate(zip(self.variables, before, after))
+        self.assigned = [i for i, (variable, old, new) in triples if new is not old or id(variable) in self.told]
         return outputs, [after[i] for i in self.assigned], list(scope.losses)
 
 
@@ -122,13 +144,14 @@ class _MemberCall:
     With masks as arguments and on the tensors: some layers read only what is on the tensor.
     """
 
-    def __init__(self, layer, args, kwargs):
+    def __init__(self, layer, member, args, kwargs):
         self.layer = layer
+        self.member = member
         self.structure = (args, kwargs)
 
     def __call__(self, tensors):
         args, kwargs = self._filled(tensors)
-        member, carry = self.layer.template(), CarryMask()
+        member, carry = self.member, CarryMask()
         kwargs = accepted(member, kwargs)
         names = list(inspect.signature(member.call).parameters)
         arguments = {**dict(zip(names, args)), **kwargs}

@@ -8,7 +8,6 @@ once, as in a dense layer, before the loop; `"stepwise"` each step in its turn, 
 import keras
 from keras import ops
 
-from keras_multiweight.copies import draws_in_training
 from keras_multiweight.layers.activations import activate
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
@@ -24,7 +23,7 @@ class StepByStep(MultiLayer):
     gives_state = False  # whether the output of a step is its first state
 
     def call(self, sequence, initial_state=None, mask=None, training=False):
-        if training and draws_in_training(self.template()):
+        if training and self.draws():
             return self.run(self.map_members, sequence, initial_state=initial_state, mask=mask, training=training)
         return self.run(self._compute, self.choose(sequence, training), sequence, initial_state, mask, training)
 
@@ -76,6 +75,7 @@ class _MultiRecurrent(StepByStep):
 
     gives_state = True
     num_states = 1
+    settings_names = ("dropout", "recurrent_dropout")
     lowering_names = ("projected", "stepwise")
 
     def work(self, shape):

@@ -33,6 +33,13 @@ class Alignment:
     sweeps: int
     rounds: int = 1
 
+    def __repr__(self):
+        moved = [sum(map(_moved, own.values())) for own in self.permutations]
+        return (
+            f"<Alignment of {len(self.members)} members in {len(self.spec.groups)} groups of units: {moved} units of the "
+            f"members move, objective {self.objective:.4g}, {self.sweeps} sweeps, {self.rounds} rounds>"
+        )
+
     def aligned(self):
         """The aligned members, as `Members`."""
         moved = [self.spec.permute(self.members.weights(i), p) for i, p in enumerate(self.permutations)]
@@ -126,6 +133,11 @@ def activation_matching(
         return first
     rest = _align(members, spec, weight_terms(spec, members), options, hidden, first.permutations)
     return dataclasses.replace(first, permutations=rest.permutations, sweeps=max(first.sweeps, rest.sweeps))
+
+
+def _moved(permutation):
+    """How many units a permutation gives another place."""
+    return int((np.asarray(permutation) != np.arange(np.shape(permutation)[-1])).sum())
 
 
 def _opened(models, spec, method, init, restarts, reference, seed):

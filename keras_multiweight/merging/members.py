@@ -7,6 +7,7 @@ from keras_multiweight.copies import copy_built, matching_weights
 from keras_multiweight.mixed import MixedMultiModel
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.files import listed, open_members
+from keras_multiweight.packing.match import IncompatibleModelsError
 from keras_multiweight.packing.pack import collect_weights
 
 
@@ -77,10 +78,26 @@ def _of_multi_model(multi):
 def _of_models(models):
     source = open_members(listed(models))
     first = source.template()
-    arrays = collect_weights(source, first).take(first)
+    try:
+        arrays = collect_weights(source, first).take(first)
+    except IncompatibleModelsError as error:
+        raise IncompatibleModelsError(error.differences, error.groups, hint=_hint(error.groups)) from None
     template = copy_built(first)
     place = {id(weight): k for k, weight in enumerate(first.weights)}
     return Members(template, source.names, [arrays[place[id(weight)]] for weight in matching_weights(first, template)])
+
+
+def _hint(groups):
+    """What helps models of several architectures, whose weights have no common places."""
+    shown = f" There are {len(groups)} architectures, of the members {'; '.join(map(_numbers, groups))}." if groups else ""
+    return (
+        f"Weights are merged between networks of one architecture.{shown} Merge the members of each by themselves; or keep "
+        "all, and average their answers: pack(models, group=True).average()."
+    )
+
+
+def _numbers(members):
+    return ", ".join(map(str, members[:10])) + ", ..." * (len(members) > 10)
 
 
 def copy_with_weights(model):

@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 from keras import ops
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.copies import matching_weights
 from keras_multiweight.merging.members import coefficients_of, copy_with_weights, open_for_merging
 from keras_multiweight.merging.scores import check_rows
@@ -86,7 +87,7 @@ def _warn(watched):
     if left:
         warnings.warn(
             f"Repair does not know what these layers do with their weights, and leaves them as they are: {_names(left)}.",
-            stacklevel=3,
+            stacklevel=stack_level(),
         )
 
 
@@ -142,7 +143,7 @@ class _Watched:
         warnings.warn(
             f"Repair did not settle in {MOST_PASSES} passes, because of layers that read what they have made before: "
             f"{_names(self.sites[i].layer for i in later)}. Compare with the network before.",
-            stacklevel=4,
+            stacklevel=stack_level(),
         )
 
     def _see(self, number, y):

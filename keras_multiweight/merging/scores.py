@@ -30,6 +30,14 @@ def check_rows(model, x, what="data"):
     return x
 
 
+def _check_targets(x, y):
+    rows = len(tree.flatten(x)[0])
+    for target in tree.flatten(y):
+        count = len(target) if np.ndim(target) else 0
+        if count != rows:
+            raise ValueError(f"There must be a target for each of the {rows} rows to score on. Received: {count} targets.")
+
+
 class Scorer:
     """Scores sets of weights of one architecture on one data set; the model is compiled once.
 
@@ -45,6 +53,7 @@ class Scorer:
             raise ValueError(f"Data to score on must be a pair (x, y). Received: a {type(data).__name__}.")
         self.model, (self.x, self.y), self.batch_size = template, data, batch_size
         check_rows(template, self.x)
+        _check_targets(self.x, self.y)
         self.metric = metric_function(metric)
 
     def __call__(self, weights):

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.merging import operation_rules, rules, weighted_rules  # noqa: F401  they register themselves
 from keras_multiweight.merging.axes import fixed
 from keras_multiweight.merging.blocks import blocks_of, replaced
@@ -68,7 +69,7 @@ class PermutationSpec:
             warnings.warn(
                 f"Units that these layers touch are not permuted: {told}. Say which axes of a layer permute together with "
                 "register_permutation_rule.",
-                stacklevel=2,
+                stacklevel=stack_level(),
             )
         return walker.spec(cls)
 

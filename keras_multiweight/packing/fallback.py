@@ -5,6 +5,7 @@ import warnings
 import keras
 from keras import ops, tree
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.layers import MapMembers
 from keras_multiweight.layers.mapping import seed_states
 from keras_multiweight.layouts import Layout
@@ -29,7 +30,7 @@ def fallback(trace, members, *args, **kwargs):
         warnings.warn(
             f"Layer '{members.path}' of class {type(members.template).__name__} has no rule of its own and is packed by the "
             f"'{rule.__name__}' rule: right, but perhaps not fast. See multi.plan() and kmw.register_rule.",
-            stacklevel=2,
+            stacklevel=stack_level(),
         )
     return rule(trace, members, *args, **kwargs)
 

@@ -4,9 +4,8 @@ import json
 
 import keras
 
-from keras_multiweight.configs import comparable
 from keras_multiweight.packing.files import listed, read_config
-from keras_multiweight.packing.match import model_config
+from keras_multiweight.packing.match import architecture, model_config
 
 
 def groups_of(models, custom_objects=None, template=None):
@@ -21,7 +20,7 @@ def groups_of(models, custom_objects=None, template=None):
     if template is not None:
         raise ValueError("A template is one architecture, group=True is for several. Received: both. Leave one out.")
     models = listed(models)
-    groups = group_by(_architecture(model, custom_objects) for model in models)
+    groups = group_by(_key(model, custom_objects) for model in models)
     return [(numbers, [models[i] for i in numbers]) for numbers in groups]
 
 
@@ -33,13 +32,13 @@ def group_by(keys):
     return list(groups.values())
 
 
-def architecture(config):
+def architecture_key(config):
     """A key that is equal for configs of one architecture."""
-    return json.dumps(comparable(config), sort_keys=True, default=repr)
+    return json.dumps(architecture(config), sort_keys=True, default=repr)
 
 
-def _architecture(model, custom_objects):
+def _key(model, custom_objects):
     if not isinstance(model, keras.Model):
-        return architecture(read_config(model, custom_objects))
+        return architecture_key(read_config(model, custom_objects))
     shapes = [(tuple(weight.shape), weight.dtype) for weight in model.weights]
-    return f"{architecture(model_config(model))} {shapes}"
+    return f"{architecture_key(model_config(model))} {shapes}"

@@ -86,6 +86,17 @@ def dropout(trace, members, *args, **kwargs):
     return rule(trace, members, *args, **kwargs)
 
 
+def each_own(multi_class, rule):
+    """Settings that may differ, as a rate does: by a rule where all members have the same, else by a MultiLayer."""
+
+    def by_settings(trace, members, *args, **kwargs):
+        if not members.settings:
+            return rule(trace, members, *args, **kwargs)
+        return _stacked(trace, members, "random", multi_class, args, kwargs)
+
+    return _treats_rows_alone(by_settings)
+
+
 @_treats_rows_alone
 def random_rows(trace, members, *args, **kwargs):
     """Draws for each row: members are more rows."""

@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_multiweight.configs import comparable, differences, live_config
+from keras_multiweight.settings import without_settings
 
 SHOWN = 10
 
@@ -49,15 +50,15 @@ class IncompatibleModelsError(ValueError):
             Empty where the models differ in more than their configs.
     """
 
-    def __init__(self, found, groups=()):
+    def __init__(self, found, groups=(), hint=None):
         self.differences = list(found)
         self.groups = list(groups) if len(groups) > 1 else []
         lines = [f"  {difference}" for difference in self.differences[:SHOWN]]
         if len(self.differences) > SHOWN:
             lines.append(f"  and {len(self.differences) - SHOWN} more in .differences")
         super().__init__(
-            "The members must have equal configs and weight shapes; only the values of their weights may differ. "
-            "Received:\n" + "\n".join([*lines, self._hint()])
+            "The members must have equal configs and weight shapes; only the values of their weights may differ, and rates "
+            "of dropout and noise. Received:\n" + "\n".join([*lines, hint or self._hint()])
         )
 
     def _hint(self):
@@ -81,9 +82,14 @@ def model_config(model):
         }
 
 
+def architecture(config):
+    """What all members must have in common of a serialised model: its comparable config, without the settings of each."""
+    return comparable(without_settings(config))
+
+
 def config_differences(expected, received, member, member_name):
     """The differences between two serialised models, as `Difference`s."""
-    first, other = comparable(expected), comparable(received)
+    first, other = architecture(expected), architecture(received)
     found = []
     for path, want, got in differences(first, other):
         layer, key = _place(expected, path)

@@ -29,14 +29,16 @@ from keras_multiweight.packing.graph import (
     takes_training,
     walk,
 )
-from keras_multiweight.packing.groups import architecture, group_by, groups_of
+from keras_multiweight.packing.groups import architecture_key, group_by, groups_of
 from keras_multiweight.packing.inputs import at_members, input_flags
-from keras_multiweight.packing.match import IncompatibleModelsError, config_differences
+from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, model_config
 from keras_multiweight.packing.progress import with_progress
+from keras_multiweight.packing.settings import Settings, differing
 from keras_multiweight.packing.sharing import SharedLayers
 from keras_multiweight.packing.trace import Trace
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks
+from keras_multiweight.settings import settings_of
 from keras_multiweight.training.resume import compile_like
 
 CHECKED_ROWS = 32  # at most, of example data
@@ -59,6 +61,9 @@ def pack(
     tune=None,
 ):
     """Join N trained models of one architecture into one model: one graph, one `predict`.
+
+    The models may differ in the values of their weights, and in the rates of layers that draw in training (dropout, noise),
+    of which each member keeps its own.
 
     Args:
         models: A list of built Keras models; or a list of paths of saved ones (`.keras`, `.h5`,
@@ -154,9 +159,10 @@ def _check_in_memory(models):
 def collect_weights(source, template, probe=None):
     """Compare every member with the template, and stack their weights."""
     stacks = Stacks(template, len(source.names))
-    found, configs = [], []
+    found, configs, settings = [], [], []
     for i, member in enumerate(with_progress(source, len(source.names), "packing")):
         configs.append(member.received)
+        settings.append(member.settings)
         weights, differences = read_alike(member, i)
         if found := found + differences:
             continue  # to the end, so that the error tells all
@@ -164,7 +170,8 @@ def collect_weights(source, template, probe=None):
         if probe:
             probe.record(member.load())
     if found:
-        raise IncompatibleModelsError(found, group_by(map(architecture, configs)))
+        raise IncompatibleModelsError(found, group_by(map(architecture_key, configs)))
+    stacks.settings = differing(settings_of(model_config(template)), settings)
     return stacks
 
 
@@ -190,9 +197,11 @@ def _refuse_member_inputs(member_inputs):
 def build(template, stacks, member_names, share, name=None, *, member_seeds=None, inputs=None, flags=(), safe_mode=True):
     """The packed model of a template, from the stacked weights of its members. `flags` are those of `packing/inputs.py`."""
     trace = Trace(len(member_names), safe_mode)
-    packer = _Packer(trace, stacks, SharedLayers(template, stacks, share), count_calls(template))
+    settings = Settings(template, stacks.settings)
+    packer = _Packer(trace, stacks, settings, SharedLayers(template, stacks, share, settings), count_calls(template))
     inputs = copy_inputs(template, trace.unique_name, inputs, [(trace.num_members,) if flag else () for flag in flags])
     outputs = packer.run(template, at_members(trace, inputs, flags))
+    settings.check_taken(member_names)
     outputs = _with_border(trace, outputs, [trace.unique_name(name) for name in output_names(template, outputs)])
     member = _copy_or_reason(template)
     weights = template.weights if isinstance(member, CannotCopyError) else matching_weights(template, member)
@@ -203,6 +212,7 @@ def build(template, stacks, member_names, share, name=None, *, member_seeds=None
         member_names=member_names,
         member_seeds=member_seeds,
         member_inputs=list(flags),
+        member_settings=settings.values,
         slots=[trace.slots[id(weight)] for weight in weights],
         plan=trace.plan,
         name=name or f"multi_{template.name}",
@@ -220,9 +230,10 @@ def _copy_or_reason(template):
 class _Packer:
     """Applies the rule of each layer on the way through a model."""
 
-    def __init__(self, trace, stacks, shared, calls):
+    def __init__(self, trace, stacks, settings, shared, calls):
         self.trace = trace
         self.stacks = stacks
+        self.settings = settings
         self.shared = shared
         self.calls = calls
 
@@ -251,7 +262,7 @@ class _Packer:
             return self.visit(layer, args, kwargs, f"{path}/")
 
         calls = self.calls[id(operation)]
-        members = Members(operation, self.trace.num_members, calls, path, self.stacks, pack_inside=inside)
+        members = Members(operation, self.trace.num_members, calls, path, self.stacks, self.settings, pack_inside=inside)
         try:
             return self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
         except Exception as error:

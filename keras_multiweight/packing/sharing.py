@@ -27,17 +27,19 @@ class SharedLayers:
         template: The model of the first member.
         stacks: The members' weights, all of them.
         share: `"equal"`, `"frozen"` or None, as for `pack`.
+        settings: The `Settings` of the members. A layer that differs in one is each member's own.
 
     `id(layer) in shared` says whether a layer is computed once. A layer with weights is, if all members have the same
     bits in them and all of its inputs are computed alike. A layer that only draws random numbers in training (Dropout) is
     if a layer with weights behind it is: alone it would gain nothing, and keep the members from being trained.
     """
 
-    def __init__(self, template, stacks, share):
+    def __init__(self, template, stacks, share, settings):
         if share not in SHARES:
             raise ValueError(f"share must be one of {SHARES}. Received: share={share!r}.")
         self._stacks = stacks
         self._share = share
+        self._settings = settings
         self._found = set()
         self._apart = set()  # layers with a call on inputs that are not alike
         if share is not None and stacks.num_members > 1 and is_graph(template):
@@ -79,7 +81,8 @@ class SharedLayers:
 
     def _may_share(self, layer):
         penalised = any(inner.activity_regularizer is not None for inner in all_layers(layer))  # once for each member
-        if penalised or not self._stacks.are_equal(layer) or not can_copy(layer):
+        alike = self._stacks.are_equal(layer) and not self._settings.are_in(layer)
+        if penalised or not alike or not can_copy(layer):
             return False
         return self._share == "equal" or not (layer.trainable_variables or draws_in_training(layer))
 

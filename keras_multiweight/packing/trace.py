@@ -128,7 +128,9 @@ class Trace:
         def make():
             name = self.unique_name(f"multi_{members.path}")
             stacks = members.take_weights()
-            layer = multi_class.from_stacked(members.template, stacks, self.num_members, name=name, **options)
+            settings = members.take_settings(multi_class.settings_names)
+            own = {"member_settings": settings} if settings else {}
+            layer = multi_class.from_stacked(members.template, stacks, self.num_members, name=name, **own, **options)
             members.weights_became(layer.stacked_weights)
             return layer
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.copies import all_layers
 from keras_multiweight.packing.files import open_members
 from keras_multiweight.packing.graph import input_structure
@@ -130,7 +131,7 @@ class Probe:
                 if y.dtype.kind not in "OSUbiu" and np.isnan(y.astype("float64")).any():
                     warnings.warn(
                         f"Member {i}, {multi.member_names[i]}, gives NaN in output '{name}': are its weights finite?",
-                        stacklevel=5,
+                        stacklevel=stack_level(),
                     )
 
 

@@ -12,16 +12,23 @@ class Members:
         num_members: N.
         calls: How often the layer is called in one pass through the model.
         path: The names of the models around the layer and its own.
+        settings: Dict of the keys of settings that differ between the members to the lists of their values.
         pack_inside: `pack_inside(layer, *args, **kwargs)` packs a layer within these, for the rule of a wrapper.
     """
 
-    def __init__(self, template, num_members, calls, path, stacks, pack_inside=None):
+    def __init__(self, template, num_members, calls, path, stacks, settings, pack_inside=None):
         self.template = template
         self.num_members = num_members
         self.calls = calls
         self.path = path
         self.pack_inside = pack_inside
+        self.settings = settings.of(template)
         self._stacks = stacks
+        self._settings = settings
+
+    def take_settings(self, names):
+        """The members' values of the settings with some names, for a packed layer that gives each member its own."""
+        return self._settings.take(self.template, names)
 
     def take_weights(self):
         """For each of the template's weights the `(N, ...)` array of the members' values. They are given out once."""
@@ -41,11 +48,15 @@ class Stacks:
 
     While all members have the same bits in a weight, it is held once. Each array is let go as it is taken, so that filling
     a packed model holds its weights once, not twice.
+
+    Attributes:
+        settings: What else differs between the members: a dict of a setting's path to the list of their values.
     """
 
-    def __init__(self, model, num_members):
+    def __init__(self, model, num_members, settings=None):
         self._weights = model.weights
         self.num_members = num_members
+        self.settings = dict(settings or {})
         self._equal = {}  # id(weight) -> the value that all members so far have
         self._arrays = {}  # id(weight) -> the values of the members, (N, ...)
         self._variables = {}

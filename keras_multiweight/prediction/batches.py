@@ -1,6 +1,7 @@
 """Rows in batches. N members, B rows."""
 
 import math
+import operator
 
 import numpy as np
 from keras import ops, tree
@@ -8,10 +9,36 @@ from keras import ops, tree
 EXACT_SIZES = 8  # numbers of rows that get a program of their own before programs are shared
 
 
+_LOOK = operator.attrgetter("__class__", "dtype", "shape")
+
+
+def at_a_glance(x):
+    """What tells two inputs of one program: something hashable, and the list of their parts, in a few microseconds.
+
+    (None, None) for what is nested deeper than a list, tuple or dict of arrays.
+    """
+    kind = type(x)
+    if kind is np.ndarray:
+        return _LOOK(x), [x]
+    if kind not in (list, tuple, dict):
+        return None, None
+    flat = list(x.values()) if kind is dict else x
+    try:
+        return (kind, tuple(x) if kind is dict else None, *map(_LOOK, flat)), flat
+    except AttributeError:
+        return None, None
+
+
 def check_at_least_one(**numbers):
-    """Raise where a number that is given is below 1."""
+    """Raise where what is given is no int, or one below 1."""
     for name, number in numbers.items():
-        if number is not None and number < 1:
+        if number is None:
+            continue
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            shape = getattr(number, "shape", None)
+            what = f"a {type(number).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
+            raise ValueError(f"{name} must be an int, a number and not the data. Received: {name}={what}.")
+        if number < 1:
             raise ValueError(f"{name} must be at least 1. Received: {name}={number}.")
 
 

@@ -20,6 +20,7 @@ class ModelCall:
     """
 
     chunks = None
+    num_chunks = 1
 
     def __init__(self, model, form):
         self.model = model
@@ -32,7 +33,7 @@ class ModelCall:
         self.structure = tree.map_structure(lambda _: 0, outputs)
         return tree.flatten(outputs)
 
-    eagerly = __call__
+    unrolled = __call__
 
 
 class ChunkedCall:
@@ -54,15 +55,18 @@ class ChunkedCall:
     def structure(self):
         return self._call.structure
 
+    @property
+    def num_chunks(self):
+        return len(self.chunks.starts)
+
     def __call__(self, tensors):
         values = [v.value for v in self.chunks.variables]
-
         starts = ops.convert_to_tensor(self.chunks.starts, "int32")
         parts = ops.map(lambda start: self._from(tensors, values, start), starts)
         return self.model.reduced(list(map(self.chunks.join, parts)))
 
-    def eagerly(self, tensors):
-        """The same, not within a program."""
+    def unrolled(self, tensors):
+        """The same without a loop inside of the program: chunk after chunk is written out."""
         values = [v.value for v in self.chunks.variables]
         parts = [self._from(tensors, values, start) for start in self.chunks.starts]
         return self.joined(parts)

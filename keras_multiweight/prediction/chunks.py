@@ -98,4 +98,5 @@ def graph_of(graph, inputs, shared, before, after):
             own["batch_shape"] = [rows, after, *rest]
         elif own.get("num_members") == before and layer["name"] not in shared:
             own["num_members"] = after
+            own.pop("member_settings", None)  # they are weights too
     return copy_layer(graph, config)

@@ -1,19 +1,22 @@
 """The ways to run a model on arrays: the one place of prediction for code of a single backend.
 
-All read the model's weights at each call, and hold nothing of their values.
+All answer with the weights that the model has at the call, and keep none of their values alive.
 """
 
 import functools
+import operator
 import threading
+import weakref
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import on_cpu
+from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, on_cpu
 from keras_multiweight.prediction.calls import PureCall
 
 
@@ -25,7 +28,7 @@ class Way(NamedTuple):
         fixed_rows: Whether a program serves one number of rows only.
         compiles: Whether a compiler beside the backend's own operations is at work.
         build: `build(call, arrays) -> run`: from a `ModelCall` or `ChunkedCall` and example arrays a function from a list of
-            such arrays to the list of output tensors. Thread-safe once it has run.
+            such arrays to the list of outputs as NumPy arrays, the caller's own. Thread-safe once it has run.
     """
 
     name: str
@@ -64,24 +67,29 @@ def patience():
 
 
 class Cached(NamedTuple):
-    """Numbers that stay in the caches of a CPU.
+    """What stays in the caches of a CPU.
 
     Attributes:
-        chunk: How many a layer may give for a chunk of members, with the chunk's weights.
+        chunk: How many numbers a layer may give for a chunk of members, with the chunk's weights.
         whole: How many it may give for all members before these are cut into chunks.
+        members: How many a chunk should have at least; batches are made smaller for it.
     """
 
     chunk: int
     whole: int
+    members: int
 
 
-def cached():
+def cached(model):
     """What stays in the caches, measured by `benchmarks/batch_sizes.py`; None on a GPU, which has none of that size.
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
-    the compilers of the others fuse.
+    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core.
     """
-    return _CACHED[keras.backend.backend()] if on_cpu() else None
+    if not on_cpu():
+        return None
+    backend = keras.backend.backend()
+    return _SIDE_BY_SIDE if backend == "tensorflow" and _convolves(model) else _CACHED[backend]
 
 
 def batch_numbers():
@@ -127,9 +135,13 @@ def _eager(call, arrays):
 
     def run(arrays):
         with lock, _without_gradients():
-            return call.eagerly([ops.convert_to_tensor(a) for a in arrays])
+            return _numpy(call.unrolled([ops.convert_to_tensor(a) for a in arrays]))
 
     return run
+
+
+def _numpy(tensors):
+    return list(map(ops.convert_to_numpy, tensors))
 
 
 def _without_gradients():
@@ -144,16 +156,20 @@ def _without_gradients():
 
 
 def _tensorflow(call, arrays, xla):
-    """A concrete function of flat arguments: calling a `tf.function`, or one of nested arguments, takes longer."""
+    """A concrete function of flat arguments: calling a `tf.function`, or one of nested arguments, takes longer.
+
+    Without XLA the chunks of members stand side by side in it, as TensorFlow runs them on several cores.
+    """
     import tensorflow as tf
 
     def spec(a):
         a = tf.constant(a)
         return tf.TensorSpec(a.shape if xla else (None, *a.shape[1:]), a.dtype)
 
-    function = tf.function(lambda *tensors: call(tensors), jit_compile=xla, autograph=False)
+    flat = call if xla or call.num_chunks > MOST_SIDE_BY_SIDE else call.unrolled
+    function = tf.function(lambda *tensors: flat(tensors), jit_compile=xla, autograph=False)
     concrete = function.get_concrete_function(*map(spec, arrays))
-    return lambda arrays: concrete(*map(tf.constant, arrays))
+    return lambda arrays: _numpy(concrete(*map(tf.constant, arrays)))
 
 
 # ---- JAX ----
@@ -164,15 +180,51 @@ def _jax(call, arrays):
 
     pure = PureCall(call)
     function = jax.jit(pure)
+    sync = getattr(call.model, "jax_state_sync", lambda: None)
 
-    variables, sync = pure.variables, getattr(call.model, "jax_state_sync", lambda: None)
+    def values():
+        sync()  # in the middle of `fit` the weights are elsewhere
+        return pure.values()
+
+    if jax.eval_shape(function, values(), arrays)[1]:  # the model assigns variables as it predicts
+        return lambda arrays: _numpy(pure.assign(function(values(), arrays)))
+    trusted = _Trusted(values)
 
     def run(arrays):  # in microseconds, of which each counts where a program takes fifty
-        sync()  # in the middle of `fit` the weights are elsewhere
-        outputs, updates = function([v.value for v in variables], arrays)
-        return pure.assign((outputs, updates)) if updates else outputs
+        outputs, _ = trusted.call(function, arrays)
+        return [np.array(y) for y in outputs]
 
     return run
+
+
+class _Trusted:
+    """Calls a function with the weights of the last call, and looks whether they changed while it runs on another thread.
+
+    Reading variables takes as long as a small program. Of a JAX array a reference suffices: a variable that is assigned
+    holds another array.
+
+    Args:
+        read: Function without arguments that gives the arrays of all variables.
+    """
+
+    def __init__(self, read):
+        self._read = read
+        self._known = ()
+
+    def call(self, function, arrays):
+        """`function(values, arrays)`, with the values that the variables have now."""
+        known = [reference() for reference in self._known]
+        started = function(known, arrays) if known and not any(map(_is_gone, known)) else None
+        values = self._read()
+        if started is not None and all(map(operator.is_, known, values)):
+            return started
+        self._known = tuple(map(weakref.ref, values))
+        return function(values, arrays)
+
+
+def _is_gone(value):
+    """Whether there is no such array any more, or a training step took its memory."""
+    return value is None or value.is_deleted()
 
 
 # ---- torch ----
@@ -205,7 +257,7 @@ def _torch(call, arrays, inductor):
     def run(arrays):
         with torch.inference_mode():
             results = [function(*values, *tensors) for values, tensors in pieces(arrays)]
-            return pure.assign(results[0]) if chunks is None else call.joined(results)
+            return _numpy(pure.assign(results[0]) if chunks is None else call.joined(results))
 
     return run
 
@@ -214,8 +266,10 @@ def _traced(flat, values, tensors, inductor):
     import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
+    from keras_multiweight.prediction.inplace import write_in_place
+
     traced = make_fx(lambda *flattened: flat(flattened[: len(values)], flattened[len(values) :]))(*values, *tensors)
-    return torch.compile(traced, dynamic=False) if inductor else traced.forward
+    return torch.compile(traced, dynamic=False) if inductor else write_in_place(traced).forward
 
 
 _EAGER = Way("eager", False, False, _eager)
@@ -231,5 +285,6 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_CACHED = {"tensorflow": Cached(2**18, 2**20), "jax": Cached(2**18, 2**20), "torch": Cached(2**19, 2**19)}
+_CACHED = {"tensorflow": Cached(2**19, 2**20, 4), "jax": Cached(2**19, 2**20, 4), "torch": Cached(2**19, 2**19, 4)}
+_SIDE_BY_SIDE = Cached(2**17, 2**20, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

@@ -5,12 +5,14 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras import ops, tree
+import numpy as np
+from keras import tree
 
 from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.answers import Answers
 from keras_multiweight.prediction.batches import (
     Arrays,
+    at_a_glance,
     batch_size_for,
     check_at_least_one,
     check_inputs,
@@ -23,7 +25,7 @@ from keras_multiweight.prediction.tuned import nearest
 
 
 class Program(NamedTuple):
-    """What runs a model: a function from a list of arrays to a list of tensors, and the call that it came from."""
+    """What runs a model: a function from a list of arrays to a list of arrays, and the call that it came from."""
 
     run: Callable
     call: object
@@ -91,7 +93,7 @@ class Predictor:
         self._failed = {}  # the name of what was tried -> error
         self._chunks = {}  # members -> Chunks
         self._programs = {}  # (way, form of the inputs, rows or None, members) -> Program
-        self._at_once = {}  # (form of the inputs, rows, limit) -> the Program that serves them in one call
+        self._at_once = {}  # (inputs at a glance, limit) -> the Program that serves them in one call
         self._rows_meet = {}  # form of the inputs -> whether a row's answer depends on other rows
         self._lock = threading.RLock()  # while a program is made
         options = {"batch_size": batch_size, "patient": patient, "memory_limit": memory_limit}
@@ -108,14 +110,20 @@ class Predictor:
 
     def run(self, x, limit=None):
         """The same, in batches of at most `limit` rows; None leaves the choice to the predictor."""
+        glance, flat = at_a_glance(x)
+        program = self._at_once.get((glance, limit))
+        if program is not None:
+            return _nested(program.call.structure, program.run(flat))
         arrays = Arrays(x)
-        if self._tuned and (entry := nearest([entry for entry, _ in self._tuned], arrays.rows)):
-            return next(ask for own, ask in self._tuned if own is entry).run(x, limit)
-        program = self._at_once.get((arrays.form, arrays.rows, limit))
-        if program is None:
-            return self._in_batches(arrays, limit)
-        run, call = program
-        return _nested(call.structure, [ops.convert_to_numpy(y) for y in run(arrays.flat)])
+        answers, program = self._tuned_for(arrays.rows)._in_batches(arrays, limit)
+        if program and all(type(a) is np.ndarray for a in flat or [None]):
+            self._at_once[glance, limit] = program
+        return answers
+
+    def _tuned_for(self, rows):
+        """The predictor that follows what was found for about as many rows, or this one."""
+        entry = nearest([entry for entry, _ in self._tuned], rows) if self._tuned else None
+        return next((ask for own, ask in self._tuned if own is entry), self)
 
     @property
     def compiles(self):
@@ -139,15 +147,16 @@ class Predictor:
 
     def estimate(self, rows):
         """What predicting so many rows takes, as an `Estimate`."""
-        if entry := nearest([entry for entry, _ in self._tuned], rows):
-            return next(ask for own, ask in self._tuned if own is entry).estimate(rows)
+        ask = self._tuned_for(rows)
+        if ask is not self:
+            return ask.estimate(rows)
         size = self.batch_size or min(batch_size_for(rows, self._limit, ()), self._limit)
         return self._sizes.estimate(rows, size, self._members(size))
 
     # ---- batches ----
 
     def _in_batches(self, arrays, limit):
-        """Cut the rows, and find out how the next call with as many can be served at once."""
+        """The answers, and the `Program` that can serve the next call with as many rows at once, or None."""
         most = limit or self._limit
         self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(self._members(min(arrays.rows, most)))
         way = self._ways[0 if self._patience <= 0 else -1]
@@ -156,9 +165,8 @@ class Predictor:
         for batch in arrays.batches(size, fill):
             program, parts = self._answers(way, arrays, batch)
             answers.add(parts, len(batch[0]))
-        if arrays.rows == len(batch[0]) and way is self._ways[0]:
-            self._at_once[arrays.form, arrays.rows, limit] = program
-        return _nested(program.call.structure, answers.joined())
+        at_once = arrays.rows == len(batch[0]) and way is self._ways[0]
+        return _nested(program.call.structure, answers.joined()), program if at_once else None
 
     def _cut(self, way, arrays, most):
         """How many rows a batch has, and whether the last one is filled up."""
@@ -205,7 +213,7 @@ class Predictor:
                 program, answers = self._first_answers(way, arrays, batch, members)
         else:
             answers = program.run(batch)
-        return program, list(map(ops.convert_to_numpy, answers))
+        return program, answers
 
     def _first_answers(self, way, arrays, batch, members):
         """Make a program, by the first way that makes one that runs: some fail only when they run."""

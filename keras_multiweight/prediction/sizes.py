@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import keras
 from keras import tree
@@ -11,6 +12,7 @@ from keras_multiweight.prediction import lowerings
 MOST_ROWS = 8192  # in a batch
 CHUNKED_ROWS = 1024  # in a batch of a chunk of members: enough for products to be at full speed
 FEWEST_ROWS = 16  # for which chunks pay: a chunk copies its weights
+CHUNK_COSTS = 0.25  # of what a member costs, beside its members
 LAYERS_AT_ONCE = 3  # outputs of layers that are held at once, as large as the largest
 PART_OF_FREE = 0.5  # of the memory that is free
 
@@ -73,6 +75,7 @@ class Sizes:
     def __init__(self, model, chunks=True):
         self.num_members = model.packed().num_members if chunks and hasattr(model, "packed") else 1
         self._bytes = _itemsize(model.compute_dtype)
+        self._cached = lowerings.cached(model)
         self._widest = max(_widest(model), 1)
         self._border = sum(map(_size_a_row, tree.flatten(model.outputs)))
         self._weights = sum(math.prod(v.shape) for v in model.variables)
@@ -124,15 +127,16 @@ class Sizes:
         )
 
     def _cached_rows(self):
-        cached = lowerings.cached()
+        cached = self._cached
         whole = min(_power_of_two(lowerings.batch_numbers() / self._widest), MOST_ROWS)
         if self.num_members == 1 or cached is None:
             return whole
-        chunked = min(_power_of_two(cached.chunk * self.num_members / self._widest), CHUNKED_ROWS)
+        widest = self._widest / self.num_members * min(cached.members, self.num_members)  # of the smallest chunk
+        chunked = min(_power_of_two(cached.chunk / widest), CHUNKED_ROWS)
         return max(min(_power_of_two(cached.whole / self._widest), MOST_ROWS), chunked)
 
     def _cached_members(self, rows):
-        cached = lowerings.cached()
+        cached = self._cached
         if cached is None or rows < FEWEST_ROWS or self._widest * rows <= cached.whole:
             return self.num_members
         return max(int(cached.chunk * self.num_members / (self._widest * rows + self._weights)), 1)
@@ -141,16 +145,19 @@ class Sizes:
 def memory_limit_in_bytes(memory_limit):
     """The limit as given, or by default a part of what is free; None where nothing tells what is."""
     if memory_limit is not None:
-        if memory_limit <= 0:
-            raise ValueError(f"memory_limit must be a number of bytes above 0. Received: memory_limit={memory_limit}.")
+        if not isinstance(memory_limit, numbers.Real) or not memory_limit > 0:
+            raise ValueError(
+                f"memory_limit must be a number of bytes above 0. Received: memory_limit={memory_limit!r}. "
+                "Two gigabytes are 2e9."
+            )
         return int(memory_limit)
     free = lowerings.free_memory()
     return None if free is None else int(PART_OF_FREE * free)
 
 
-def _evenly(total, size):
-    """The size of equal parts, of which there are as few as of this size."""
-    return math.ceil(total / math.ceil(total / size))
+def _evenly(total, most):
+    """The size of chunks, at most so large, with which all cost least: the last one is filled up by members once more."""
+    return min(range(most, 0, -1), key=lambda size: math.ceil(total / size) * (size + CHUNK_COSTS))
 
 
 def _power_of_two(number):

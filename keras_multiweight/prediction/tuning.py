@@ -34,6 +34,8 @@ class Tuner:
         self.x = x
         self._jit_compile = jit_compile
         self.rows = len(tree.flatten(x)[0])
+        if not self.rows:
+            raise ValueError("tune needs at least one row, better as many as are predicted later. Received: 0 rows.")
         self._end = time.perf_counter() + seconds
         self._untuned = self._best = Predictor(model)
         self._expected = tree.flatten(self._best(x))

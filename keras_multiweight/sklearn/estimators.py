@@ -12,10 +12,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from keras_multiweight.bagging.oob import masked_mean
 from keras_multiweight.bagging.resampling import Bootstrap, checked_count
+from keras_multiweight.callers import stack_level
 from keras_multiweight.packing.replicate import replicate
 from keras_multiweight.packing.select import join_members
 from keras_multiweight.seeding import seeded
 from keras_multiweight.sklearn.networks import MLP
+from keras_multiweight.sklearn.trainers import Trainers
 
 _PARAMETERS = """
     Args:
@@ -113,7 +115,7 @@ class _MultiBagging(BaseEstimator):
                 f"Received: n_estimators={self.n_estimators}."
             )
         if missing == 0:
-            warnings.warn("There are n_estimators networks already: warm_start has trained none.", stacklevel=2)
+            warnings.warn("There are n_estimators networks already: warm_start has trained none.", stacklevel=stack_level())
             return self
         if before is None:
             self._seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
@@ -126,6 +128,11 @@ class _MultiBagging(BaseEstimator):
 
     def _check_parameters(self):
         checked_count(self.n_estimators, "n_estimators")
+        if self.build is not None and not callable(self.build):
+            raise ValueError(
+                "build must be None or a function build(num_features, num_outputs) that gives a Keras model. "
+                f"Received: build={self.build!r}."
+            )
         if self.oob_score and not self.bootstrap and self.max_samples in (None, 1.0):
             raise ValueError("oob_score needs rows that are left out. Received: bootstrap=False with all rows.")
 
@@ -151,13 +158,28 @@ class _MultiBagging(BaseEstimator):
         weights = self.bootstrap_.weights[:, -count:]
         if sample_weight is not None:
             weights = weights * sample_weight[:, None]
-        compile_args = {"steps_per_execution": "auto", **(self.compile_args or {})}
-        multi.compile(self._optimizer(), self.loss or self._default_loss(multi), **compile_args)
+        loss = self.loss or self._default_loss(multi)
+        compile_args = {"loss": loss, "steps_per_execution": "auto", **(self.compile_args or {})}
         options = {"batch_size": min(self.batch_size, len(X)), "epochs": self.epochs, "verbose": self.verbose}
-        with seeded(int(self._seeds[2])):
-            multi.fit(x, targets, sample_weight=weights, **{**options, **(self.fit_args or {})})
-        self.member_history_ = dict(multi.member_history)  # Keras tracks that of a model
-        return multi.select(range(count))  # without the optimizer's state
+        options |= self.fit_args or {}
+        keep = not options.get("callbacks")  # which may be part of what is compiled
+        with self._trainers().borrowed(multi, self._optimizer, keep, **compile_args) as trainer:
+            with seeded(int(self._seeds[2])):
+                trainer.fit(x, targets, sample_weight=weights, **options)
+            self.member_history_ = dict(trainer.member_history)  # Keras tracks that of a model
+        return multi
+
+    def _trainers(self):
+        """The compiled models, which clones of this estimator train with too."""
+        return self.__dict__.setdefault("_shared_trainers", Trainers())
+
+    def __sklearn_clone__(self):
+        copy = super().__sklearn_clone__()
+        copy._shared_trainers = self._trainers()
+        return copy
+
+    def __getstate__(self):
+        return {key: value for key, value in super().__getstate__().items() if key != "_shared_trainers"}
 
     def _network(self, num_features):
         build = MLP() if self.build is None else self.build

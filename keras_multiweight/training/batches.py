@@ -87,15 +87,20 @@ def _target_has_members(x, output, said, num_members, outputs):
     if said is None and rank > packed:
         raise ValueError(
             f"A target of more axes than its output must be said to have a member axis or not. Received: shape "
-            f"{tuple(x.shape)} for an output {tuple(output.shape)}. Give compile(member_targets=True) or False."
+            f"{_shown(x)} for an output {_shown(output)}. Give compile(member_targets=True) or False."
         )
     own = rank == packed if said is None else said
     if said is None and not own and rank == packed - 1 and _could_be_members(x, output, num_members):
         raise ValueError(
             f"A target for all members must have the shape of one member's output, {tuple(output.shape[2:])} a row. "
-            f"Received: shape {tuple(x.shape)}. If axis 1 holds the members, give compile(member_targets=True), else False."
+            f"Received: shape {_shown(x)}. If axis 1 holds the members, give compile(member_targets=True), else False."
         )
     return _checked(own, x, num_members, "target", "member_targets")
+
+
+def _shown(x):
+    """A shape as the user knows it: a batch, or the rows that the model is prepared with, is a part of it."""
+    return f"({', '.join(['B', *map(str, x.shape[1:])])}{',' * (len(x.shape) == 1)})"
 
 
 def _could_be_members(x, output, num_members):
@@ -108,7 +113,7 @@ def _weight_has_members(x, output, said, num_members, outputs):
     if said is None and not own and rank != 1:
         raise ValueError(
             f"Sample weights are (B,) or, with the members, {max(packed - 1, 2)} axes here; others must be said to have a "
-            f"member axis or not. Received: shape {tuple(x.shape)}. Give compile(member_weights=True) or False."
+            f"member axis or not. Received: shape {_shown(x)}. Give compile(member_weights=True) or False."
         )
     return _checked(own, x, num_members, "sample weight", "member_weights")
 
@@ -116,7 +121,7 @@ def _weight_has_members(x, output, said, num_members, outputs):
 def _checked(own, x, num_members, what, option):
     if own and (len(x.shape) < 2 or x.shape[1] not in (None, num_members)):
         raise ValueError(
-            f"Axis 1 of a {what} of each member must hold the {num_members} members. Received: shape {tuple(x.shape)}. "
+            f"Axis 1 of a {what} of each member must hold the {num_members} members. Received: shape {_shown(x)}. "
             f"If it serves all members, give compile({option}=False)."
         )
     return own

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_multiweight.callers import stack_level
+
 
 class MemberHistory(keras.callbacks.Callback):
     """Writes `multi.member_history`; the first callback of every `fit` of a `MultiModel`.
@@ -58,7 +60,7 @@ class MemberHistory(keras.callbacks.Callback):
             warnings.warn(
                 f"Member {i} is no longer trained: its gradient was NaN or inf at step {steps[i]} (epoch {epoch + 1}). "
                 "The other members train on.",
-                stacklevel=2,
+                stacklevel=stack_level(),
             )
         self.known = steps > 0
 

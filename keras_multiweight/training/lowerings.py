@@ -238,7 +238,7 @@ def _tensorflow_program(model, step, kind, xla, finish):
     """
     import tensorflow as tf
 
-    steps = {}
+    steps, programs = {}, {}
 
     def kind_of(arrays, rows):
         return tuple(rows.shape[1:]), *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
@@ -263,10 +263,13 @@ def _tensorflow_program(model, step, kind, xla, finish):
         return model.get_metrics_result()
 
     def program(state, arrays, rows, count):
-        rows = tf.constant(rows)
-        if kind_of(arrays, rows) not in steps:
-            steps[kind_of(arrays, rows)] = trace(arrays, rows)
-        return run(arrays, rows, tf.constant(count)), state
+        rows, count = tf.constant(rows), tf.constant(count)
+        kind = kind_of(arrays, rows)
+        if kind not in steps:
+            steps[kind] = trace(arrays, rows)
+        if (kind, len(rows)) not in programs:  # concrete ones: of others TensorFlow warns where many models are trained
+            programs[kind, len(rows)] = run.get_concrete_function(arrays, rows, count)
+        return programs[kind, len(rows)](arrays, rows, count), state
 
     return program
 

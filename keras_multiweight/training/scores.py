@@ -11,7 +11,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_multiweight.callers import stack_level
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
+from keras_multiweight.lowerings import for_shapes, known
 from keras_multiweight.training import lowerings
 
 
@@ -74,7 +76,9 @@ class MemberScores(keras.metrics.Metric):
                 raise
             outputs, updates, _ = map_stateless(call, tensors, values, self.rows, "unrolled")
             self.lowering = "unrolled"
-            warnings.warn(f"{self.name}: mapping over the members failed, they are computed one by one.", stacklevel=2)
+            warnings.warn(
+                f"{self.name}: mapping over the members failed, they are computed one by one.", stacklevel=stack_level()
+            )
         for index, update in zip(call.assigned, updates):
             self.stacks[index].assign(ops.stop_gradient(update))
         return outputs
@@ -84,7 +88,7 @@ class MemberScores(keras.metrics.Metric):
         if self.stacks is None:
             self.rows = self._rows_for(batch)
             with keras.StatelessScope():
-                self._score(*batch.part([x[0] for x in batch.tensors]))
+                for_shapes(lambda: self._score(*batch.part([x[0] for x in batch.tensors])))
             self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
 
     def check(self, batch):
@@ -128,7 +132,7 @@ class MemberLosses(MemberScores):
         self.count.assign(self.count + rows)
 
     def member_results(self):
-        return {"loss": ops.divide_no_nan(self.total, self.count), **super().member_results()}
+        return {"loss": _share(self.total, self.count), **super().member_results()}
 
     def reset_state(self):
         self.total.assign(ops.zeros(self.total.shape))
@@ -175,10 +179,20 @@ class MemberMetrics(MemberScores):
 
 def finite_mean(values):
     """The mean over members of `(N, ...)` results, without those that are NaN or inf, unless all are."""
-    finite = ops.cast(ops.isfinite(values), values.dtype)
-    total = ops.sum(ops.where(ops.isfinite(values), values, ops.zeros_like(values)), axis=0)
-    count = ops.sum(finite, axis=0)
-    return ops.where(count > 0, total / ops.maximum(count, ops.ones_like(count)), np.nan)
+    values = known(values)
+    numpy = np if isinstance(values, np.ndarray) else ops
+    finite = numpy.isfinite(values)
+    total = numpy.sum(numpy.where(finite, values, numpy.zeros_like(values)), axis=0)
+    count = numpy.sum(numpy.where(finite, numpy.ones_like(values), numpy.zeros_like(values)), axis=0)
+    return numpy.where(count > 0, total / numpy.maximum(count, numpy.ones_like(count)), np.nan)
+
+
+def _share(total, count):
+    """`(N,)` totals by a count; zeros where nothing was counted."""
+    total, count = (known(ops.convert_to_tensor(x)) for x in (total, count))
+    if isinstance(total, np.ndarray):
+        return total / count if count else np.zeros_like(total)
+    return ops.divide_no_nan(total, count)
 
 
 def of_each_member(loss, num_members):

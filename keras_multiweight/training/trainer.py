@@ -7,6 +7,7 @@ from keras import ops, tree
 
 from keras_multiweight.arrays import are_arrays
 from keras_multiweight.training import lowerings
+from keras_multiweight.training.arguments import CompileArguments, arguments_of
 from keras_multiweight.training.batches import MemberBatch, class_weights
 from keras_multiweight.training.history import with_history
 from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
@@ -128,10 +129,10 @@ class MemberTrainer(keras.Model):
     def get_compile_config(self):
         if not self.compiled:
             return {}
-        return keras.saving.serialize_keras_object(self._compiled.given)
+        return keras.saving.serialize_keras_object(CompileArguments(self._compiled.given))
 
     def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**arguments_of(config))
         self.optimizer.build(self.trainable_variables)  # whose state is read next
 
     def train_step(self, *args):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import keras
 
-from keras_multiweight.configs import comparable
 from keras_multiweight.packing.files import allowed
 from keras_multiweight.packing.files.build import NO_CONFIG, build, load_weights
 from keras_multiweight.packing.files.formats import ENDINGS
@@ -16,8 +15,15 @@ from keras_multiweight.packing.files.layout import RANDOM_STATE, assign, learned
 from keras_multiweight.packing.files.limits import reading
 from keras_multiweight.packing.files.paths import check_file, model_paths
 from keras_multiweight.packing.files.template import check_packable, dialect_of, open_template, opened
-from keras_multiweight.packing.match import Difference, IncompatibleModelsError, model_config, weight_differences
+from keras_multiweight.packing.match import (
+    Difference,
+    IncompatibleModelsError,
+    architecture,
+    model_config,
+    weight_differences,
+)
 from keras_multiweight.packing.weights import read_weights
+from keras_multiweight.settings import settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Member:
         expected, received: The serialised config that it must equal, and its own.
         weights: Gives the values of its weights as NumPy arrays, in the order of the template's.
         load: Gives a Keras model with these weights. It may be the same object for all members.
+        settings: Those of its layers, as `settings_of` gives them; None where it does not say them.
     """
 
     name: str
@@ -36,6 +43,7 @@ class Member:
     received: dict
     weights: Callable
     load: Callable
+    settings: list | None = None
 
 
 class LiveModels:
@@ -53,7 +61,9 @@ class LiveModels:
     def __iter__(self):
         expected = model_config(self._models[0])
         for i, (name, model) in enumerate(zip(self.names, self._models)):
-            yield Member(name, expected, model_config(model), functools.partial(self._weights, i), lambda model=model: model)
+            received = model_config(model)
+            weights = functools.partial(self._weights, i)
+            yield Member(name, expected, received, weights, lambda model=model: model, settings_of(received))
 
     def _weights(self, i):
         differences = weight_differences(self._models[0], self._models[i], i, self.names[i])
@@ -79,7 +89,7 @@ class ModelFiles:
             check_file(path)
         self._given = template is not None
         self._template = open_template(template, self.names[0], custom_objects)
-        self._known = [comparable(self._template.config)]  # and what other formats and versions of Keras say in its place
+        self._known = [architecture(self._template.config)]  # and what other formats and versions of Keras say in its place
 
     def template(self):
         return self._template.model
@@ -90,28 +100,29 @@ class ModelFiles:
             for i, path in enumerate(self.names):
                 with opened(path) as file:
                     with reading(path, ENDINGS):
-                        expected, received = self._configs(file)
+                        expected, received, settings = self._configs(file)
                     weights = functools.cache(functools.partial(self._weights, file, i))
-                    yield Member(path, expected, received, weights, functools.partial(self._load, weights))
+                    yield Member(path, expected, received, weights, functools.partial(self._load, weights), settings)
         finally:
             assign(self.template(), own)
 
     def _configs(self, file):
-        """The template's config and the file's, in the words of one format and version of Keras."""
+        """The template's config and the file's, in the words of one format and version of Keras; and its settings."""
         config = None if self._given and not file.has_config else file.config()
         if config is None and self._given:
-            return {}, {}
+            return {}, {}, None
         if config is None:
             raise ValueError(NO_CONFIG)
         allowed.check(config, file.path, self._custom_objects)
-        if comparable(config) in self._known:
-            return {}, {}
+        if architecture(config) in self._known:
+            return {}, {}, settings_of(config)
         if dialect_of(file) and dialect_of(file) == self._template.dialect:
-            return self._template.config, config
+            return self._template.config, config, settings_of(config)
         expected, received = (model_config(model) for model in (self.template(), build(file, self._custom_objects)))
-        if comparable(expected) == comparable(received):
-            self._known.append(comparable(config))
-        return expected, received
+        settings = settings_of(received)
+        if architecture(expected) == architecture(received) and len(settings) == len(settings_of(config)):
+            self._known.append(architecture(config))
+        return expected, received, settings
 
     def _load(self, weights):
         assign(self.template(), weights())
