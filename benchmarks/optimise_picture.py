@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from optimise import read
 
-FLOOR = 1e-4  # distances below it are drawn as if they were it
+FLOOR = 1e-5  # distances below it are drawn as if they were it
 
 
 def lines(rows, budget):
@@ -45,7 +45,7 @@ def draw(found, axes):
     ticks = [t for t in ticks if t <= max(calls)]
     axes.set_xticks(np.log10(ticks), ticks)
     axes.set_yticks(range(len(found)), ["off" if n == 0 else n for n in found])
-    axes.set_zticks(range(-4, 1), ["0.0001", "0.001", "0.01", "0.1", "1"])
+    axes.set_zticks(range(-5, 1), ["0.00001", "0.0001", "0.001", "0.01", "0.1", "1"])
     (
         axes.set_xlabel("calls", labelpad=9),
         axes.set_ylabel("networks"),

@@ -2,18 +2,18 @@
 
     python benchmarks/optimise_tables.py
 
-p is Mann and Whitney's, one-sided, that the regrets of the leading row are smaller. Cells with a star are of the earlier
-seeds 5000 to 5019.
+p is Wilcoxon's signed-rank test, one-sided, that the regrets of the leading row are smaller: a seed is one function and, for
+networks, one initial design, so that runs are compared in pairs, on the seeds that both rows have.
 """
 
 import numpy as np
-from optimise import FIRST_SEED, read
+from optimise import read
 from optimise_peers import PEERS
-from scipy.stats import fisher_exact, mannwhitneyu
+from scipy.stats import fisher_exact, wilcoxon
 
 ABLATIONS = ("members-0", "members-1")
 VARIANTS = ("members-2", "members-5", "members-8", "members-10", "members-30", "members-8-forks", "members-8-evolution")
-AGAINST = (*ABLATIONS, "differential evolution", "cma", "TPE")
+AGAINST = (*ABLATIONS, "differential evolution", "cma", "TPE", "Optuna CMA-ES")
 METHODS = (*VARIANTS, *ABLATIONS, *PEERS)
 NAMES = {"members-0": "networks off", "members-1": "1 network"}
 MANY_OPTIMA = [f"{name}-{dim}" for dim in (10, 20) for name in ("ackley", "levy", "rastrigin")]
@@ -29,16 +29,24 @@ def end(row):
     return row["recommended"] if row["noise"] else row["regret"][str(row["budget"])]
 
 
+def paired(*rows):
+    """Their regrets on the seeds that all have: all begin with the same."""
+    return list(zip(*zip(*map(end, rows))))
+
+
 def p_value(lead, row):
     if row is lead:
         return ""
-    p = mannwhitneyu(end(lead), end(row), alternative="less").pvalue
+    p = wilcoxon(*paired(lead, row), alternative="less").pvalue
     return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
 
 
+def runs(row):
+    return str(len(end(row)))
+
+
 def median(row, at=None):
-    star = "" if row["seeds"][0] == FIRST_SEED else "*"
-    return f"{np.median(row['regret'][str(at)] if at else end(row)):.2g}{star}"
+    return f"{np.median(row['regret'][str(at)] if at else end(row)):.2g}"
 
 
 def shares(row):
@@ -56,10 +64,10 @@ def printed(head, lines):
 def hartmann(rows, budget, lead, at):
     found = {m: rows["hartmann", 0.0, budget, m] for m in METHODS if ("hartmann", 0.0, budget, m) in rows}
     lines = [
-        [label(m), *(median(row, n) for n in at), *(f"{s:.2f}" for s in shares(row)), p_value(found[lead], row)]
+        [label(m), runs(row), *(median(row, n) for n in at), *(f"{s:.2f}" for s in shares(row)), p_value(found[lead], row)]
         for m, row in found.items()
     ]
-    printed([f"Hartmann-6, {budget} calls", *(f"@{n}" for n in at), "regret < 0.01", "distance < 0.1", "p"], lines)
+    printed([f"Hartmann-6, {budget} calls", "runs", *(f"@{n}" for n in at), "regret < 0.01", "distance < 0.1", "p"], lines)
     for m in found:
         if m.startswith("members-") and m not in ABLATIONS:
             against_ablations(found, m)
@@ -68,8 +76,8 @@ def hartmann(rows, budget, lead, at):
 def against_ablations(found, m):
     """Whether networks are better than none and than one: by their regrets, and by the share of runs under 0.01."""
     for other in (found[name] for name in ABLATIONS):
-        total = len(end(other))
-        wins = [round(total * shares(row)[0]) for row in (found[m], other)]
+        both = paired(found[m], other)
+        total, wins = len(both[0]), [sum(regret < 0.01 for regret in regrets) for regrets in both]
         fisher = fisher_exact([[n, total - n] for n in wins], alternative="greater").pvalue
         print(
             f"- {label(m)} against {label(other['method'])}: regrets p = {p_value(found[m], other)}; runs under 0.01: "
@@ -80,8 +88,8 @@ def against_ablations(found, m):
 
 def noise(rows, lead="members-8"):
     found = {m: rows["hartmann", 0.25, 300, m] for m in METHODS if ("hartmann", 0.25, 300, m) in rows}
-    lines = [[label(m), median(row), p_value(found[lead], row)] for m, row in found.items()]
-    printed(["Hartmann-6, noise of sd 0.25, 300 calls", "true regret of what is recommended", "p"], lines)
+    lines = [[label(m), runs(row), median(row), p_value(found[lead], row)] for m, row in found.items()]
+    printed(["Hartmann-6, noise of sd 0.25, 300 calls", "runs", "true regret of what is recommended", "p"], lines)
 
 
 def many_optima(rows, lead="members-8"):
@@ -91,7 +99,7 @@ def many_optima(rows, lead="members-8"):
     lines = [[label(m), *(median(row) if row else "" for row in cells)] for m, cells in found.items()]
     for m, cells in found.items():
         if m in AGAINST:
-            p = [p_value(ours, row) if row else "" for ours, row in zip(found[lead], cells)]
+            p = [p_value(ours, row) if ours and row else "" for ours, row in zip(found[lead], cells)]
             lines.append([f"p, {label(lead)} below {label(m)}", *p])
     printed(["regret after 500", *MANY_OPTIMA], lines)
 

@@ -247,9 +247,7 @@ class SurrogateOptimizer:
             return self.best
         with self._learned():
             point = self.space.decode(self._search.consensus(self.pool)[None])
-        if not self.allowed(point)[0]:
-            return self.best
-        return Point(point[0], float(self.predict(point).mean[0]))
+            return Point(point[0], float(self.predict(point).mean[0])) if self.allowed(point)[0] else self.best
 
     def predict(self, points):
         """What the members expect at points `(n, d)`: `Prediction(mean, std, members)`, (n,), (n,) and (n, N).

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from scipy.spatial.distance import cdist
 
-LARGEST, SMALLEST = 0.3, 0.004  # half the side of a box, in units of the cube
+LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
 
