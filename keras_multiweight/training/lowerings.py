@@ -124,6 +124,13 @@ def traced_once(function):
     return tf.function(function, autograph=False)
 
 
+def all_finite(values):
+    """Whether all numbers of each row are finite, (N, k) -> (N,). On torch `isfinite` makes five arrays on its way."""
+    if keras.backend.backend() != "torch":
+        return ops.all(ops.isfinite(values), axis=1)
+    return ops.equal(ops.sum(values - values, axis=1), 0)  # NaN, where a number is infinite or NaN
+
+
 def assigns_in_place():
     """Whether optimizers change arrays without calling their own `assign`, `assign_add` and `assign_sub`: torch's do."""
     return keras.backend.backend() == "torch"
