@@ -323,7 +323,7 @@ def test_training_on_one_batch_trains_alike():
     ("arguments", "data", "message"),
     [
         ({}, {"y": np.zeros((8, 3, 3))}, None),
-        ({}, {"y": np.zeros((8, 2, 1))}, r"must hold the 3 members. Received: shape \(2, 2, 1\)"),
+        ({}, {"y": np.zeros((8, 2, 1))}, r"must hold the 3 members. Received: shape \(B, 2, 1\)"),
         ({}, {"y": np.zeros((8, 1)), "sample_weight": np.zeros((8, 2))}, r"sample weight .* must hold the 3 members"),
         ({"optimizer": ["adam", "sgd"]}, {"y": np.zeros((8, 1))}, "must have one a member, 3. Received: 2"),
         ({"member_targets": False}, {"y": np.zeros((8, 3))}, None),
