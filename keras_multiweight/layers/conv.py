@@ -15,7 +15,7 @@ from keras_multiweight.layers.activations import activate, is_elementwise
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.lowerings import batched_matmul, convolutions, grouped_conv
 from keras_multiweight.layers.mapping import map_members
-from keras_multiweight.layers.plumbing import PACKAGE, group, ungroup
+from keras_multiweight.layers.plumbing import PACKAGE, group, move_members, ungroup
 
 
 class _MultiConvolution(MultiLayer):
@@ -76,7 +76,7 @@ class _MultiConvolution(MultiLayer):
         """(N, ..., C, F) -> (..., C, N*F); with `inner=2` (N, ..., C, M) -> (..., N*C, M)"""
         kernel = ops.cast(kernel, self.compute_dtype)
         rank = len(kernel.shape)
-        kernel = ops.moveaxis(kernel, 0, rank - 1 - inner)
+        kernel = move_members(kernel, 0, rank - 1 - inner)
         shape = kernel.shape
         at = rank - 1 - inner
         return ops.reshape(kernel, (*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :]))

@@ -102,7 +102,7 @@ class MembersToBatch(_Plumbing):
     """STACKED `(N, B, ...)` to `(B, N, ...)`, the border of every packed model: Keras slices and joins axis 0."""
 
     def call(self, inputs):
-        return ops.moveaxis(inputs, 0, 1)
+        return move_members(inputs, 0, 1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[1], input_shape[0], *input_shape[2:])
@@ -118,7 +118,7 @@ class BatchToMembers(_Plumbing):
                 f"Axis 1 of inputs of each member must hold the {self.num_members} members. Received: shape "
                 f"{tuple(inputs.shape)}. Inputs that serve all members need a model packed without member_inputs."
             )
-        return ops.moveaxis(inputs, 1, 0)
+        return move_members(inputs, 1, 0)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[1], input_shape[0], *input_shape[2:])
@@ -195,9 +195,16 @@ def unfold(x, num_members):
     return ops.reshape(x, (num_members, -1, *ops.shape(x)[1:]))
 
 
+def move_members(x, source, target):
+    """Move the member axis. That of one member moves no number: TensorFlow would copy them all the same."""
+    if x.shape[source] == 1:
+        return ops.expand_dims(ops.squeeze(x, source), target)
+    return ops.moveaxis(x, source, target)
+
+
 def group(x):
     """(N, B, ..., C) -> (B, ..., N*C), member-major"""
-    x = ops.moveaxis(x, 0, -2)  # (B, ..., N, C)
+    x = move_members(x, 0, -2)  # (B, ..., N, C)
     shape = ops.shape(x)
     return ops.reshape(x, (*shape[:-2], shape[-2] * shape[-1]))
 
@@ -206,4 +213,4 @@ def ungroup(x, num_members):
     """(B, ..., N*C) -> (N, B, ..., C)"""
     shape = ops.shape(x)
     x = ops.reshape(x, (*shape[:-1], num_members, shape[-1] // num_members))  # (B, ..., N, C)
-    return ops.moveaxis(x, -2, 0)
+    return move_members(x, -2, 0)

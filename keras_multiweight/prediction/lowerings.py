@@ -292,5 +292,5 @@ _CACHED = {
     "jax": Cached(2**19, 2**20, 4, 16),
     "torch": Cached(2**19, 2**19, 4, 16),
 }
-_SIDE_BY_SIDE = Cached(2**17, 2**18, 1, 1)
+_SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}
