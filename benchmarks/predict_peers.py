@@ -137,6 +137,7 @@ def onnx(models, x):
         joined.export(path, format="onnx", verbose=False)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # or its threads slow whoever comes next
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     return lambda x: np.stack(session.run(None, dict(zip(names, tree.flatten(x)))), axis=1)
