@@ -1,5 +1,7 @@
 """What a `metric` argument means: a function of targets and answers, both whole arrays."""
 
+import inspect
+
 import keras
 import numpy as np
 from keras import ops
@@ -21,21 +23,50 @@ def metric_function(metric):
             "metric must be 'accuracy', the name or an instance of a Keras metric or loss, or a function "
             f"metric(y, answers). Received: metric={metric!r}."
         )
-    return lambda y, answers: float(np.mean(ops.convert_to_numpy(score(y, answers))))
+    is_function = inspect.isfunction(metric) or inspect.isbuiltin(metric)  # which may take other targets than Keras's do
+
+    def whole(y, answers):
+        y, answers = _aligned(y, answers, any_shape=is_function)
+        return float(np.mean(ops.convert_to_numpy(score(y, answers))))
+
+    return whole
+
+
+def _aligned(y, answers, any_shape):
+    """Targets with the last axis of their answers where that has length 1: of `(R,)` and `(R, 1)` NumPy makes `(R, R)`."""
+    y, answers = np.asarray(y), np.asarray(answers)
+    if answers.ndim == y.ndim + 1 and answers.shape[-1] == 1:
+        y = y[..., None]
+    if not any_shape and y.shape not in (answers.shape, answers.shape[:-1], (*answers.shape[:-1], 1)):
+        raise ValueError(
+            "Targets must have the shape of the answers, or one class where these have probabilities of classes. "
+            f"Received: targets {y.shape} and answers {answers.shape}."
+        )
+    return y, answers
 
 
 def accuracy(y, answers):
-    """The share of rows whose class is right: integer classes or one-hot `y`, or 0 and 1 against one probability."""
-    y, answers = np.asarray(y), np.asarray(answers)
-    if answers.shape[-1] == 1 or answers.ndim == y.ndim - 1:
-        return np.mean((answers.reshape(len(y), -1) > 0.5) == (y.reshape(len(y), -1) > 0.5))
-    classes = y.argmax(axis=-1) if y.shape == answers.shape else y.reshape(answers.shape[:-1])
-    if classes.min(initial=0) < 0 or classes.max(initial=0) >= answers.shape[-1]:
-        raise ValueError(
-            f"Targets must be classes from 0 to {answers.shape[-1] - 1}. "
-            f"Received: numbers from {classes.min()} to {classes.max()}."
-        )
-    return np.mean(answers.argmax(axis=-1) == classes)
+    """The share of rows whose class is right: integer classes or one-hot `y`, or 0 and 1 against one probability.
+
+    NaN, where an answer is.
+    """
+    y, answers = _aligned(y, answers, any_shape=False)
+    if np.isnan(answers).any():
+        return np.nan
+    if answers.shape[-1] == 1:
+        _check(((y >= 0) & (y <= 1)).all(), "0 or 1, for one probability", y)
+        return np.mean((answers > 0.5) == (y > 0.5))
+    if y.shape == answers.shape:
+        _check((y >= 0).all() and np.allclose(y.sum(axis=-1), 1), "one-hot, for probabilities of classes", y)
+        y = y.argmax(axis=-1)
+    last = answers.shape[-1] - 1
+    _check(((y >= 0) & (y <= last) & (y % 1 == 0)).all(), f"classes from 0 to {last}", y)
+    return np.mean(answers.argmax(axis=-1) == y.reshape(answers.shape[:-1]))
+
+
+def _check(holds, what, y):
+    if not holds:
+        raise ValueError(f"Targets must be {what}. Received: numbers from {y.min()} to {y.max()}.")
 
 
 def _of_keras(metric):

@@ -106,6 +106,10 @@ class MultiModel(Predicting, MemberTrainer):
 
     @property
     def member_settings(self):
+        """What the members differ in beside weights, such as rates of dropout: a dict of paths to lists of N values.
+
+        A path is the names of the layers around a setting and its name: `"encoder/dropout/rate"`.
+        """
         return {path: list(values) for path, values in self._hidden.settings["member_settings"].items()}
 
     def plan(self, rows=None):

@@ -76,6 +76,15 @@ def test_several_inputs_train_as_separate_fits():
     assert_trains_alike(two_inputs, data, options, {"batch_size": 5, "epochs": 2}, member_inputs=True)
 
 
+def test_targets_of_one_axis_are_those_of_one_column(rows):
+    x, _ = rows
+    column = np.arange(len(x), dtype="float32")[:, None]
+    bootstrap = kmw.Bootstrap(len(x), 3, seed=0)
+    flat, whole = (kmw.BaggingDataset(x, own, bootstrap, 5, seed=0)[0][1] for own in (column[:, 0], column))
+    assert flat.shape == (5, 3, 1)
+    np.testing.assert_array_equal(flat, whole)
+
+
 def test_every_epoch_has_the_rows_drawn_in_another_order(rows):
     bootstrap = kmw.Bootstrap(ROWS, MEMBERS, seed=0)
     dataset = kmw.BaggingDataset(*rows, bootstrap, 5, seed=0)

@@ -8,6 +8,7 @@ from keras import layers as k
 from sklearn.metrics import r2_score
 
 import keras_multiweight as kmw
+from keras_multiweight.metrics import metric_function
 
 ROWS, MEMBERS = 40, 4
 
@@ -101,3 +102,28 @@ def test_wrong_data_is_named(case, change, message):
     multi, x, (y, _), _, bootstrap = case
     with pytest.raises(ValueError, match=message):
         multi.oob_score(**{"x": x, "y": y, "bootstrap": bootstrap, "metric": "mse", **change})
+
+
+def test_targets_without_the_last_axis_of_their_answers_meet_them():
+    y, answers = np.array([0.0, 1.0, 1.0]), np.array([[0.1], [0.8], [0.3]])
+    for target in (y, y[:, None]):
+        assert metric_function(lambda y, answers: np.mean((y - answers) ** 2))(target, answers) == pytest.approx(0.18)
+        assert metric_function("mse")(target, answers) == pytest.approx(0.18)
+        assert metric_function("accuracy")(target, answers) == pytest.approx(2 / 3)
+    assert np.isnan(metric_function("accuracy")(y, answers * np.nan))
+
+
+@pytest.mark.parametrize(
+    ("metric", "y", "outputs", "message"),
+    [
+        ("mse", np.eye(3), 1, r"shape of the answers.*Received: targets \(3, 3\) and answers \(3, 1\)"),
+        ("accuracy", np.eye(3), 1, "shape of the answers"),
+        ("accuracy", np.array([0, 1, 7]), 1, "0 or 1, for one probability. Received: numbers from 0 to 7"),
+        ("accuracy", np.array([0, 1, 7]), 2, "classes from 0 to 1. Received: numbers from 0 to 7"),
+        ("accuracy", np.array([0.5, 1.0, 0.0]), 2, "classes from 0 to 1"),
+        ("accuracy", np.ones((3, 2)), 2, "one-hot, for probabilities of classes"),
+    ],
+)
+def test_targets_that_a_metric_cannot_mean_are_refused(metric, y, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        metric_function(metric)(y, np.full((3, outputs), 1 / outputs))

@@ -169,6 +169,7 @@ def test_regression_of_several_targets_from_features_drawn():
         ({"n_estimators": 0}, "n_estimators must be an int of at least 1"),
         ({"max_samples": -0.5}, "max_samples as a float must be a positive fraction"),
         ({"bootstrap": False, "oob_score": True}, "oob_score needs rows that are left out"),
+        ({"oob_score": "roc_auc"}, "oob_score must be a bool or a function"),
     ],
 )
 def test_wrong_parameters_are_named(classes, options, message):
@@ -179,3 +180,12 @@ def test_wrong_parameters_are_named(classes, options, message):
 def test_targets_that_are_nan_are_refused():
     with pytest.raises(ValueError, match="y contains NaN"):
         MultiBaggingRegressor(**FAST).fit(np.zeros((3, 2)), [0.0, np.nan, 1.0])
+
+
+def test_networks_that_give_logits_are_refused(classes):
+    X, y = classes
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    build = lambda features, outputs: keras.Sequential([keras.Input((features,)), keras.layers.Dense(1)])  # noqa: E731
+    model = kmw.sklearn.MultiBaggingClassifier(build, 2, epochs=1, loss=loss, random_state=0).fit(X, y == y[0])
+    with pytest.raises(ValueError, match=r"must give probabilities.*Received: answers from -"):
+        model.predict(X)

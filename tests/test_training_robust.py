@@ -82,3 +82,11 @@ def test_arrays_of_other_lengths_are_refused(steps):
             call()
     for received, expected in zip(multi.get_weights(), before):
         np.testing.assert_array_equal(received, expected)
+
+
+def test_members_that_are_sick_since_an_earlier_fit_are_named():
+    multi = compiled()
+    multi.optimizer.build(multi.trainable_variables)
+    multi.optimizer.sick.assign([0, 3, 0])
+    with pytest.warns(UserWarning, match=r"Members \[1\] are not trained.*compile again"):
+        multi.fit(X, Y, batch_size=len(X), **OPTIONS)

@@ -25,7 +25,7 @@ class MemberRows(RowDataset):
         self.batch_size = checked_count(batch_size, "batch_size")
         self.x, self.y = tree.map_structure(np.asarray, (x, y))
         rows = len(tree.flatten(self.x)[0])
-        tree.map_structure(lambda y: checked_targets(y, rows), self.y)
+        self.y = tree.map_structure(lambda y: _with_axis(checked_targets(y, rows)), self.y)
         weights = () if sample_weight is None else (checked_targets(sample_weight, rows),)
         self.arrays = (self.x, self.y, *weights)
         self._epoch = -1
@@ -38,6 +38,11 @@ class MemberRows(RowDataset):
     def on_epoch_begin(self):  # not `on_epoch_end`, which Keras calls before the first epoch too
         self._epoch += 1
         self.rows = self.order(self._epoch)
+
+
+def _with_axis(y):
+    """(R,) as (R, 1): of (B, N) nobody could tell whether axis 1 holds members."""
+    return y[:, None] if y.ndim == 1 else y
 
 
 class BaggingDataset(MemberRows):

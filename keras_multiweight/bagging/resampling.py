@@ -155,7 +155,8 @@ def sample_size(size, available, name, replace):
     size = checked_count(size, name)
     if size > available and not replace:
         raise ValueError(
-            f"{name} must be at most {available} to draw without replacement. Received: {name}={size}. Give replace=True."
+            f"{name} must be at most {available} to draw without replacement. Received: {name}={size}. "
+            f"Give {'bootstrap_features=True' if name == 'max_features' else 'replace=True'} to draw with it."
         )
     return size
 

@@ -133,6 +133,10 @@ class _MultiBagging(BaseEstimator):
                 "build must be None or a function build(num_features, num_outputs) that gives a Keras model. "
                 f"Received: build={self.build!r}."
             )
+        if not (callable(self.oob_score) or isinstance(self.oob_score, (bool, np.bool_))):
+            raise ValueError(
+                f"oob_score must be a bool or a function metric(y, answers). Received: oob_score={self.oob_score!r}."
+            )
         if self.oob_score and not self.bootstrap and self.max_samples in (None, 1.0):
             raise ValueError("oob_score needs rows that are left out. Received: bootstrap=False with all rows.")
 
@@ -283,6 +287,11 @@ class MultiBaggingClassifier(ClassifierMixin, _MultiBagging):
 
     def _shares(self, answers):
         """Answers `(rows, N, outputs)` as probabilities of the classes, whose sum is 1 to the last bit of a double."""
+        if (answers < 0).any() or (answers > 1 + 1e-5).any():
+            raise ValueError(
+                "The networks must give probabilities: let `build` end them in a softmax or sigmoid. "
+                f"Received: answers from {answers.min():.3g} to {answers.max():.3g}."
+            )
         if answers.shape[-1] == 1:
             answers = np.concatenate([1.0 - answers, answers], axis=-1)
         answers = answers[..., : self.n_classes_]  # one class is trained as two

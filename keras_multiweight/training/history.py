@@ -21,6 +21,12 @@ class MemberHistory(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.model.member_history = {}
         self.known = self.model.optimizer.quarantined > 0
+        if self.known.any():
+            warnings.warn(
+                f"Members {np.flatnonzero(self.known).tolist()} are not trained: their gradients were NaN or inf in an "
+                "earlier fit. Give them good weights and compile again.",
+                stacklevel=stack_level(),
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self.model.member_logs = {}
