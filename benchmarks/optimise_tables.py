@@ -20,8 +20,9 @@ MANY_OPTIMA = [f"{name}-{dim}" for dim in (10, 20) for name in ("ackley", "levy"
 
 
 def label(method):
-    _, _, number = method.partition("members-")
-    return NAMES.get(method, f"{number} networks".replace("-", " ") if number else method)
+    _, _, own = method.partition("members-")
+    number, _, kind = own.partition("-")
+    return NAMES.get(method) or (f"{number} networks{f' with {kind}' * bool(kind)}" if own else method)
 
 
 def end(row):
@@ -108,6 +109,7 @@ def main():
     rows = {(r["problem"], r["noise"], r["budget"], r["method"]): r for r in read()}
     hartmann(rows, 500, "members-8", (100, 200, 300, 500))
     hartmann(rows, 1000, "members-5", (100, 200, 300, 500, 1000))
+    hartmann(rows, 2300, "members-5", (300, 500, 1000, 2300))
     noise(rows)
     many_optima(rows)
 
