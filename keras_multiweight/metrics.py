@@ -1,7 +1,5 @@
 """What a `metric` argument means: a function of targets and answers, both whole arrays."""
 
-import inspect
-
 import keras
 import numpy as np
 from keras import ops
@@ -23,10 +21,10 @@ def metric_function(metric):
             "metric must be 'accuracy', the name or an instance of a Keras metric or loss, or a function "
             f"metric(y, answers). Received: metric={metric!r}."
         )
-    is_function = inspect.isfunction(metric) or inspect.isbuiltin(metric)  # which may take other targets than Keras's do
+    is_of_keras = isinstance(metric, (str, dict, keras.metrics.Metric, keras.losses.Loss))
 
     def whole(y, answers):
-        y, answers = _aligned(y, answers, any_shape=is_function)
+        y, answers = _aligned(y, answers, any_shape=not is_of_keras)  # what is the user's may take other targets
         return float(np.mean(ops.convert_to_numpy(score(y, answers))))
 
     return whole
