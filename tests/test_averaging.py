@@ -117,7 +117,7 @@ def test_members_see_parts_without_overlap_that_are_drawn_anew():
         split.on_epoch_begin()
         batches = [split[i] for i in range(split.num_batches)]
         assert batches[0][0].shape == (2, 4, 1)
-        rows = np.concatenate([targets for _, targets in batches])
+        rows = np.concatenate([targets[..., 0] for _, targets in batches])
         assert rows.shape == (5, 4) and len(np.unique(rows)) == 20
         np.testing.assert_array_equal(np.concatenate([inputs for inputs, _ in batches])[..., 0], rows)
         epochs.append([set(part) for part in rows.T])

@@ -14,7 +14,7 @@ class SplitDataset(MemberRows):
 
     Args:
         x: Array `(R, ...)`, or a structure of arrays.
-        y: Targets, `(R, ...)`, or a structure.
+        y: Targets, `(R, ...)`, or a structure. Those of shape `(R,)` come as `(B, N, 1)`.
         num_members: int, N, from 1 to R. Of a model with `member_inputs=True`.
         batch_size: int, B, of each member.
         reshuffle: bool. `False` keeps the parts of the first epoch, in a new order at each.
@@ -25,7 +25,7 @@ class SplitDataset(MemberRows):
 
     ```python
     multi = kmw.replicate(build, 4, member_inputs=True)
-    multi.compile("sgd", "sparse_categorical_crossentropy", member_targets=True)  # labels are (B, N)
+    multi.compile("sgd", "sparse_categorical_crossentropy", member_targets=True)  # labels are (B, N, 1)
     averaging = merging.PeriodicModelAveraging(1, unit="epoch")
     multi.fit(merging.SplitDataset(x, y, 4, seed=0), epochs=20, callbacks=[averaging])
     merged = merging.uniform_soup(multi)
