@@ -28,7 +28,7 @@ def members(build, num_members=3):
 
 
 def stacked_predictions(models, x, batch_size):
-    """What a loop over the members gives, `(B, N, ...)` for each output, as a flat list."""
+    """What a loop over the members gives, `(B, N, ...)` for each output, as a flat list; `each_in` compiles one of them."""
     outputs = [predictions(model, x, batch_size) for model in models]
     return [np.stack(parts, axis=1) for parts in zip(*outputs)]
 

@@ -27,7 +27,7 @@ def packed(request):
     """The members, their pack, and inputs of one case."""
     keras.utils.clear_session()
     models = oracle.members(CASES[request.param], MEMBERS)
-    return models, kmw.pack(models), inputs_for(models[0])
+    return models, kmw.pack(models, verify=False), inputs_for(models[0])  # what `verify` does, the tests do
 
 
 def inputs_for(model):
@@ -83,6 +83,13 @@ def test_members_come_out_bit_equal(packed):
 def test_a_saved_pack_predicts_the_same_bits(packed, tmp_path):
     _, multi, x = packed
     oracle.assert_saves_the_same(multi, a_batch_of(x), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_packing_verifies_itself(name):
+    keras.utils.clear_session()
+    kmw.pack(oracle.members(CASES[name], MEMBERS))
 
 
 def layers_of(build):
