@@ -128,6 +128,7 @@ def test_folds_are_masks_and_may_share_rows_to_test(data):
         ({"params": []}, r"params must be a list of dicts.*Received: params=\[\]"),
         ({"params": {"learning_rate": 0.1}}, r"params must be a list of dicts.*Received: params=\{'learning_rate': 0.1\}"),
         ({"params": [["learning_rate", 0.1]]}, "params must be a list of dicts.*ParameterGrid"),
+        ({"y": [np.ones((ROWS, 1)), np.ones((ROWS, 2))]}, "Targets must be one array, of one output"),
         ({"batch_size": 32.0}, r"batch_size must be an int of at least 1\. Received: batch_size=32\.0"),
         ({"epochs": 0}, "epochs must be an int of at least 1"),
         ({"seed": -1}, r"seed must be an int of at least 0, or None\. Received: seed=-1"),

@@ -105,6 +105,20 @@ def test_wrong_data_is_named(case, change, message):
         multi.oob_score(**{"x": x, "y": y, "bootstrap": bootstrap, "metric": "mse", **change})
 
 
+def test_tables_of_pandas_train_and_score_as_arrays():
+    pandas = pytest.importorskip("pandas")
+    rng, bootstrap = np.random.default_rng(0), kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+    x, y = rng.normal(size=(ROWS, 3)).astype("float32"), rng.normal(size=ROWS).astype("float32")
+    found = []
+    for data in ((x, y), (pandas.DataFrame(x, columns=list("abc")), pandas.Series(y))):
+        multi = kmw.replicate(keras.Sequential([keras.Input((3,)), k.Dense(1)]), MEMBERS, seed=0)
+        multi.compile("sgd", "mse", steps_per_execution="auto")
+        multi.fit(*data, sample_weight=bootstrap.weights, shuffle=False, verbose=0)
+        found.append([multi.evaluate(*data, verbose=0), multi.oob_score(*data, bootstrap, "mae"), *multi.get_weights()])
+    for of_arrays, of_tables in zip(*found):
+        np.testing.assert_array_equal(of_arrays, of_tables)
+
+
 def test_targets_without_the_last_axis_of_their_answers_meet_them():
     y, answers = np.array([0.0, 1.0, 1.0]), np.array([[0.1], [0.8], [0.3]])
     for target in (y, y[:, None]):

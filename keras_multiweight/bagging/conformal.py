@@ -42,7 +42,13 @@ class ConformalIntervals:
             scale: `(B, ...)` positive numbers, such as the members' spread: intervals are as wide as these say.
         """
         mean = np.asarray(mean, "float64")
-        y = checked_targets(y, len(mean)).reshape(mean.shape)
+        y = checked_targets(y, len(mean))
+        if y.size != mean.size:
+            raise ValueError(
+                f"y must have the shape of the answers, {mean.shape}. Received: shape {y.shape}. "
+                "Classes are for ConformalSets."
+            )
+        y = y.reshape(mean.shape)
         self.scaled = scale is not None
         self.radius = conformal_quantile(np.abs(y - mean) / self._scale(scale, mean), self.alpha)
         return self

@@ -87,12 +87,12 @@ class BaggingDataset(MemberRows):
         return f"<{type(self).__name__}: batches of {self.batch_size} rows of each member, {self.bootstrap!r}>"
 
     def _check(self, x, y, sample_weight):
-        found = {name: {len(part) for part in tree.flatten(given)} for name, given in (("x", x), ("y", y))}
-        found |= {} if sample_weight is None else {"sample_weight": {len(sample_weight)}}
+        given = {"x": x, "y": y, **({} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)})}
+        found = {name: {(np.shape(part) or (1,))[0] for part in tree.flatten(data)} for name, data in given.items()}
         if set().union(*found.values()) != {self.bootstrap.num_rows}:
             lengths = ", ".join(f"{name} of {' and '.join(map(str, sorted(sizes)))}" for name, sizes in found.items())
             raise ValueError(
-                "x, y and the bootstrap must be of the same rows. "
+                "x, y and the bootstrap must be of the same rows; a list is a list of arrays. "
                 f"Received: {lengths} and a bootstrap of {self.bootstrap.num_rows} rows."
             )
         lengths = sorted({len(drawn) for drawn in self.bootstrap.indices})

@@ -110,7 +110,10 @@ def oob_mask_of(bootstrap, rows, num_members):
 
 def checked_targets(y, rows):
     """Targets as an array of so many numbers or rows of numbers, none of them NaN."""
-    y = np.asarray(y)
+    try:
+        y = np.asarray(y)
+    except ValueError:
+        raise ValueError("Targets must be one array, of one output. Received: several of different shapes.") from None
     if len(y) != rows:
         raise ValueError(f"Targets must have one for each of the {rows} rows. Received: {len(y)}.")
     if y.dtype.kind not in "biuf":

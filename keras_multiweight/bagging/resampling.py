@@ -142,7 +142,8 @@ class PoissonWeights:
 def checked_count(value, name, least=1):
     """An int of at least `least`; bools and fractions are none."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
+        received = f"{name}={value!r}" if np.ndim(value) == 0 else f"an array of shape {np.shape(value)}"
+        raise ValueError(f"{name} must be an int of at least {least}. Received: {received}.")
     return int(value)
 
 

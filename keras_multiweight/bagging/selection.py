@@ -128,8 +128,8 @@ def errors_of(answers, y):
     """How far answers `(B, N, ...)` are above the targets `(B, ...)`."""
     if y.size * answers.shape[1] != answers.size:
         raise ValueError(
-            "Targets must be of the shape of one member's answers. "
-            f"Received: targets {y.shape} and answers {answers.shape[:1] + answers.shape[2:]} of each member. "
+            "Targets must have the shape of a member's answers. "
+            f"Received: targets {y.shape} and answers {answers.shape[:1] + answers.shape[2:]}. "
             "For probabilities of classes take loss='log_loss'."
         )
     return answers - y.reshape(len(y), 1, *answers.shape[2:])
