@@ -5,6 +5,7 @@ import functools
 import inspect
 import io
 import itertools
+from collections.abc import Iterable
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from keras_multiweight.metrics import metric_function
 from keras_multiweight.model import MultiModel
 from keras_multiweight.packing.match import IncompatibleModelsError, config_differences, model_config
 from keras_multiweight.packing.replicate import replicate
-from keras_multiweight.seeding import seeded
+from keras_multiweight.seeding import seed_sequence, seeded
 from keras_multiweight.settings import settings_of
 
 
@@ -30,8 +31,8 @@ class CrossValidation:
         multi: The MultiModel of all members, in the order settings, repeats, folds.
         params: The settings, as given.
         scores: `(settings, repeats, folds)`: of each member on the rows of its fold, which it was not trained on.
-        predictions: `(settings, repeats, R, ...)`: each row's answer by the member that was not trained on it; NaN for rows
-            of no fold.
+        predictions: `(settings, repeats, R, ...)`: each row's answer by the member that was not trained on it; their mean,
+            where a row is in several folds, and NaN for rows of no fold.
         test_rows: For each repeat, for each fold, its rows.
     """
 
@@ -84,7 +85,8 @@ def cross_val_fit(
         build: Function that builds a model with one output; or a built Keras model, where `params` are of the optimizer.
         x, y: Arrays `(R, ...)`; `x` may be a structure of them.
         folds: int, K: every repeat has a new partition. Or a splitter of scikit-learn, such as `StratifiedKFold(5)`; or a
-            list of pairs of int arrays `(rows to train on, rows to test)`, as `list(GroupKFold(5).split(x, y, groups))`.
+            list of pairs `(rows to train on, rows to test)` of numbers or boolean masks of the rows, as
+            `list(GroupKFold(5).split(x, y, groups))`. A row that is to be trained on twice counts twice.
         repeats: int: how many initial weights.
         params: List of dicts: settings of the optimizer, such as `{"learning_rate": 0.01, "weight_decay": 0.1}`; others are
             arguments of `build`, `{"dropout": 0.5}` of `build(dropout=0.5)`. They may change what the members of one model
@@ -101,8 +103,8 @@ def cross_val_fit(
         A `CrossValidation`.
 
     Raises:
-        ValueError: A setting that neither the optimizer nor `build` takes, folds that are empty or out of range, an unknown
-            metric, or targets that are NaN.
+        ValueError: A setting that neither the optimizer nor `build` takes, folds that are empty, out of range or tested on
+            rows that they are trained on, an unknown metric, or targets that are NaN.
         IncompatibleModelsError: Settings with which `build` gives models of different architectures.
 
     Example:
@@ -115,11 +117,9 @@ def cross_val_fit(
     ```
     """
     y = checked_targets(y, len(tree.flatten(x)[0]))
-    score, params = metric_function(metric), list(params)
-    if not params:
-        raise ValueError("params must have at least one setting, which may be {}. Received: none.")
-    folds = list(folds.split(y, y)) if hasattr(folds, "split") else folds
-    seeds = np.random.SeedSequence(seed).generate_state(2) & 0x7FFFFFFF
+    score, params, folds = metric_function(metric), _checked_params(params), _checked_folds(folds, y)
+    sizes = {"batch_size": checked_count(batch_size, "batch_size"), "epochs": checked_count(epochs, "epochs")}
+    seeds = seed_sequence(seed).generate_state(2) & 0x7FFFFFFF
     splits = [_split(folds, len(y), [int(seeds[0]), r]) for r in range(checked_count(repeats, "repeats"))]
     shape = (len(params), repeats, len(splits[0]))
     places = list(itertools.product(*map(range, shape)))
@@ -129,18 +129,22 @@ def cross_val_fit(
     multi.compile(optimizers, loss, steps_per_execution="auto")
     weights = np.stack([_weights(splits[r][f][0], len(y)) for _, r, f in places], axis=1)
     with seeded(int(seeds[1])):
-        multi.fit(x, y, sample_weight=weights, batch_size=batch_size, epochs=epochs, **{"verbose": 0, **fit_args})
+        multi.fit(x, y, sample_weight=weights, **sizes, **{"verbose": 0, **fit_args})
     return _scored(multi, x, y, score, params, splits, shape, places)
 
 
 def _scored(multi, x, y, score, params, splits, shape, places):
     answers = multi.predict(x)  # (R, N, ...)
     scores = np.empty(shape)
-    predictions = np.full((*shape[:2], len(y), *answers.shape[2:]), np.nan, answers.dtype)
+    total = np.zeros((*shape[:2], len(y), *answers.shape[2:]), answers.dtype)
+    count = np.zeros((*shape[:2], len(y), *[1] * (answers.ndim - 2)), answers.dtype)
     for i, (g, r, f) in enumerate(places):
         rows = splits[r][f][1]
         scores[g, r, f] = score(y[rows], answers[rows, i])
-        predictions[g, r, rows] = answers[rows, i]
+        total[g, r, rows] += answers[rows, i]
+        count[g, r, rows] += 1
+    with np.errstate(invalid="ignore"):
+        predictions = total / count
     return CrossValidation(multi, params, scores, predictions, [[test for _, test in split] for split in splits])
 
 
@@ -208,21 +212,63 @@ def _optimizer(optimizer, setting):
     return keras.optimizers.deserialize({**config, "config": {**config["config"], **setting}})
 
 
-def _split(folds, rows, seed):
-    """Pairs of rows to train on and rows to test."""
+def _checked_params(params):
+    """The settings, a list of dicts."""
+    settings = None if isinstance(params, dict) or not isinstance(params, Iterable) else list(params)
+    if not settings or not all(isinstance(setting, dict) for setting in settings):
+        raise ValueError(
+            "params must be a list of dicts, one for each setting, which may be {}. "
+            f"Received: params={params!r}. Write [{{'learning_rate': 0.01}}] for one setting, and "
+            "sklearn.model_selection.ParameterGrid({'learning_rate': [0.01, 0.1], ...}) for all combinations."
+        )
+    return settings
+
+
+def _checked_folds(folds, y):
+    """The number of folds, or pairs of the numbers of rows to train on and to test."""
     if isinstance(folds, (int, np.integer)):
-        if not 2 <= checked_count(folds, "folds") <= rows:
-            raise ValueError(f"folds must be from 2 to the {rows} rows. Received: folds={folds}.")
-        parts = np.array_split(np.random.default_rng(seed).permutation(rows), folds)
-        return [(np.setdiff1d(np.arange(rows), part), np.sort(part)) for part in parts]
-    split = [tuple(np.asarray(part) for part in pair) for pair in folds]
-    for part in itertools.chain(*split):
-        if not part.size or not np.issubdtype(part.dtype, np.integer) or part.min() < 0 or part.max() >= rows:
-            raise ValueError(f"folds must be pairs of numbers of rows, 0 to {rows - 1}, none empty. Received: {part!r}.")
-    return split
+        if not 2 <= checked_count(folds, "folds") <= len(y):
+            raise ValueError(f"folds must be from 2 to the {len(y)} rows. Received: folds={folds}.")
+        return folds
+    pairs = list(folds.split(y, y)) if hasattr(folds, "get_n_splits") else folds
+    pairs = [list(pair) if isinstance(pair, Iterable) else [pair] for pair in pairs] if isinstance(pairs, Iterable) else []
+    if not pairs or not all(len(pair) == 2 for pair in pairs):
+        raise ValueError(
+            "folds must be an int, a splitter of scikit-learn, or a list of pairs (rows to train on, rows to test). "
+            f"Received: folds={folds!r}."
+        )
+    return [_checked_fold(*(_numbers_of_rows(part, len(y)) for part in pair)) for pair in pairs]
+
+
+def _checked_fold(train, test):
+    both = np.intersect1d(train, test)
+    if len(both):
+        raise ValueError(
+            "The rows to test must not be among those to train on: a score on them would say nothing about new rows. "
+            f"Received: a fold that has {len(both)} rows in both, such as row {both[0]}."
+        )
+    return train, test
+
+
+def _numbers_of_rows(part, rows):
+    part = np.asarray(part)
+    part = np.flatnonzero(part) if part.dtype == bool and part.shape == (rows,) else part
+    if not part.size or not np.issubdtype(part.dtype, np.integer) or part.min() < 0 or part.max() >= rows:
+        raise ValueError(
+            f"folds must be pairs of numbers of rows, 0 to {rows - 1}, or of masks of {rows} bools, none empty. "
+            f"Received: {part!r}."
+        )
+    return part
+
+
+def _split(folds, rows, seed):
+    """Pairs of rows to train on and rows to test, of one repeat."""
+    if not isinstance(folds, (int, np.integer)):
+        return folds
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), folds)
+    return [(np.setdiff1d(np.arange(rows), part), np.sort(part)) for part in parts]
 
 
 def _weights(train, rows):
-    weights = np.zeros(rows, "float32")
-    weights[train] = rows / len(train)
-    return weights
+    """So that the mean loss over all rows is that over those to train on."""
+    return (np.bincount(train, minlength=rows) * (rows / len(train))).astype("float32")

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+OF_KERAS = (str, dict, keras.metrics.Metric, keras.losses.Loss)
+
 
 def metric_function(metric):
     """`score(y, answers) -> float` from whatever names a metric.
@@ -21,13 +23,37 @@ def metric_function(metric):
             "metric must be 'accuracy', the name or an instance of a Keras metric or loss, or a function "
             f"metric(y, answers). Received: metric={metric!r}."
         )
-    is_of_keras = isinstance(metric, (str, dict, keras.metrics.Metric, keras.losses.Loss))
+    is_of_keras = isinstance(metric, OF_KERAS)
 
     def whole(y, answers):
         y, answers = _aligned(y, answers, any_shape=not is_of_keras)  # what is the user's may take other targets
-        return float(np.mean(ops.convert_to_numpy(score(y, answers))))
+        found = np.asarray(ops.convert_to_numpy(score(y, answers)))
+        if found.ndim and found.shape[0] != len(y):
+            raise ValueError(
+                "metric must give one number, or one for each row, whose mean is the score. Received: an array of shape "
+                f"{found.shape} from metric={metric!r}. Let it say how classes count, as average='macro' does."
+            )
+        return float(np.mean(found))
 
     return whole
+
+
+def _named_where_it_fails(score, metric):
+    """Keras's metrics do not say what they take; some take classes, some one-hot targets."""
+
+    def run(y, answers):
+        try:
+            return score(y, answers)
+        except Exception as error:  # of each backend another
+            if y.shape == answers.shape:
+                raise
+            raise ValueError(
+                f"metric={metric!r} does not take these targets. Metrics of probabilities of classes often take one-hot "
+                "targets: keras.utils.to_categorical(y, num_classes). "
+                f"Received: targets {y.shape} and answers {answers.shape}."
+            ) from error
+
+    return run
 
 
 def _aligned(y, answers, any_shape):
@@ -68,10 +94,12 @@ def _check(holds, what, y):
 
 
 def _of_keras(metric):
-    if isinstance(metric, (str, dict)):
-        metric = _named(metric)
-        metric = metric() if isinstance(metric, type) else metric
-    return _of_metric(metric) if isinstance(metric, keras.metrics.Metric) else metric
+    if not isinstance(metric, OF_KERAS):
+        return metric
+    found = _named(metric) if isinstance(metric, (str, dict)) else metric
+    found = found() if isinstance(found, type) else found
+    found = _of_metric(found) if isinstance(found, keras.metrics.Metric) else found
+    return _named_where_it_fails(found, metric) if callable(found) else found
 
 
 def _named(metric):

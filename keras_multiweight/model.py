@@ -108,7 +108,8 @@ class MultiModel(Predicting, MemberTrainer):
     def member_settings(self):
         """What the members differ in beside weights, such as rates of dropout: a dict of paths to lists of N values.
 
-        A path is the names of the layers around a setting and its name: `"encoder/dropout/rate"`.
+        A path is the names of the layers around a setting and its name: `"encoder/dropout/rate"`. Those in which all members
+        agree are not among them: `settings_of_members()` has all.
         """
         return {path: list(values) for path, values in self._hidden.settings["member_settings"].items()}
 

@@ -28,7 +28,7 @@ def members(build, num_members=3):
 
 
 def stacked_predictions(models, x, batch_size):
-    """What a loop over the members gives, `(B, N, ...)` for each output, as a flat list."""
+    """What a loop over the members gives, `(B, N, ...)` for each output, as a flat list; `each_in` compiles one of them."""
     outputs = [predictions(model, x, batch_size) for model in models]
     return [np.stack(parts, axis=1) for parts in zip(*outputs)]
 
@@ -130,7 +130,7 @@ def assert_saves_the_same(multi, x, path):
     """A pack that is saved and loaded answers with the same bits and holds the same members. Gives the loaded one."""
     multi.save(path / "packed.keras")
     loaded = keras.models.load_model(path / "packed.keras")
-    for before, after in zip(answers(multi, x), answers(loaded, x), strict=True):
+    for before, after in zip(*(tree.flatten(model.predict(x)) for model in (multi, loaded)), strict=True):
         np.testing.assert_array_equal(before, after)
     for i in range(multi.num_members):
         for before, after in zip(multi.member_weights(i), loaded.member_weights(i), strict=True):

@@ -175,7 +175,10 @@ def video():
     return keras.Model(inputs, k.Conv2D(1, 1, activation="sigmoid")(x))
 
 
-@pytest.mark.parametrize("build", [text_encoder, tagger, causal_language_model, u_net, autoencoder, video])
+MANY_STEPS = [pytest.param(build, marks=pytest.mark.slow) for build in (tagger, video)]
+
+
+@pytest.mark.parametrize("build", [text_encoder, causal_language_model, u_net, autoencoder, *MANY_STEPS])
 def test_a_small_architecture_packs_saves_and_comes_out_again(build, tmp_path):
     keras.utils.clear_session()
     models = oracle.members(build, MEMBERS)

@@ -1,5 +1,7 @@
 """PeriodicModelAveraging on a model of layers with a member axis, against the same arithmetic in NumPy."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -66,8 +68,12 @@ def test_averaging_begins_a_period_after_the_warmup():
     assert_close(found, mean(alone))
 
 
-@pytest.mark.parametrize("steps", [1, 4, "auto"])
-@pytest.mark.parametrize("options", [{}, {"alpha": 0.5}, {"warmup": 3}])
+ALL_WAYS = itertools.product([1, 4, "auto"], [{}, {"alpha": 0.5}, {"warmup": 3}])
+FEW_WAYS = [(1, {"warmup": 3}), (4, {"alpha": 0.5}), ("auto", {})]
+WAYS = [pytest.param(*way, marks=() if way in FEW_WAYS else pytest.mark.slow) for way in ALL_WAYS]
+
+
+@pytest.mark.parametrize(("steps", "options"), WAYS)
 def test_a_multi_model_averages_inside_its_training_steps(steps, options):
     """Against the same arithmetic batch by batch. Statistics of batch normalisation are averaged too."""
     (x, y), averaging = data(rows=24), PeriodicModelAveraging(2, **options)
@@ -159,7 +165,7 @@ def test_parts_that_the_callback_cuts_need_targets_of_each_member():
     np.testing.assert_allclose(kernel, np.broadcast_to(kernel.mean(axis=0), kernel.shape), atol=1e-6)  # 2 batches of 8 rows
 
 
-@pytest.mark.parametrize("steps", [1, 2, "auto"])
+@pytest.mark.parametrize("steps", [2, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, "auto"))])
 def test_outer_optimizer_steps_inside_the_training_steps(steps, tmp_path):
     """Against the same arithmetic batch by batch; a model that is saved meanwhile does not have the callback's variables."""
     (x, y), outer = data(rows=24), keras.optimizers.SGD(0.7, momentum=0.9)

@@ -118,8 +118,16 @@ def test_every_epoch_in_compiled_steps_has_another_order(rows, own_rows, monkeyp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"x": np.zeros((3, 4))}, "x must have the 22 rows of the bootstrap. Received: 3 rows"),
-        ({"y": np.zeros((3, 1))}, "one for each of the 22 rows. Received: 3"),
+        (
+            {"x": np.zeros((3, 4))},
+            "x, y and the bootstrap .* same rows.* Received: x of 3, y of 22 and a bootstrap of 22 rows",
+        ),
+        ({"y": np.zeros((3, 1))}, "Received: x of 22, y of 3 and a bootstrap of 22 rows"),
+        ({"sample_weight": np.ones(9)}, "Received: x of 22, y of 22, sample_weight of 9 and a bootstrap of 22 rows"),
+        ({"y": list(range(ROWS))}, "Received: x of 22, y of 1 and a bootstrap of 22 rows"),
+        ({"y": np.full(ROWS, "cat")}, r"Targets must be numbers. Received: \['cat'\] of dtype <U3. .*np.unique\(labels"),
+        ({"batch_size": 32.0}, "batch_size must be an int of at least 1. Received: batch_size=32.0"),
+        ({"seed": -1}, "seed must be an int of at least 0, or None. Received: seed=-1"),
         ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN"),
         ({"batch_size": 0}, "batch_size must be an int of at least 1"),
         ({"bootstrap": kmw.Bootstrap(ROWS, 9, groups=[0] * 20 + [1, 2], seed=0)}, "must draw as many rows each"),

@@ -97,6 +97,9 @@ def test_features_are_drawn_per_member():
         ({"block": 2, "replace": False}, "with replacement"),
         ({"max_features": 0.5}, "num_features must be given"),
         ({"num_features": 3, "max_features": 4}, "max_features must be at most 3"),
+        ({"num_rows": np.zeros((10, 3))}, r"num_rows must be an int of at least 1. Received: an array of shape \(10, 3\)"),
+        ({"seed": -1}, "seed must be an int of at least 0, or None. Received: seed=-1"),
+        ({"seed": 0.5}, "seed must be an int of at least 0"),
     ],
 )
 def test_wrong_sizes_are_named(arguments, message):

@@ -29,6 +29,10 @@ def data(rows, seed=0):
     return np.random.default_rng(seed).normal(size=(rows, 4)).astype("float32")
 
 
+def of_each(models, x, rows):
+    return oracle.stacked_predictions(oracle.each_in(models[0], models), x, rows)
+
+
 @pytest.fixture(scope="module")
 def models():
     return oracle.members(mlp, MEMBERS)
@@ -48,7 +52,7 @@ def test_chunks_of_members_answer_as_the_members_do(jit_compile):
         x = mixed_data(rows)
         answers = ask(x)
         tree.assert_same_structure(answers, multi.output)
-        for received, wanted in zip(tree.flatten(answers), oracle.stacked_predictions(models, x, rows), strict=True):
+        for received, wanted in zip(tree.flatten(answers), of_each(models, x, rows), strict=True):
             oracle.assert_close(received, wanted, f"{rows} rows, {ask!r}")
     assert not ask.failed
 
@@ -224,7 +228,7 @@ def test_tuned_models_answer_alike_tell_what_they_gained_and_are_saved(models, t
     assert [x["lowering"] for x in loaded.plan()] == [x["lowering"] for x in multi.plan()]
     for model in (multi, loaded):
         for rows in (64, 50, 3):
-            expected = oracle.stacked_predictions(models, x[:rows], rows)[0]
+            (expected,) = of_each(models, x[:rows], rows)
             oracle.assert_close(model.predict(x[:rows]), expected)
             oracle.assert_close(model.predictor()(x[:rows]), expected)
 

@@ -320,11 +320,11 @@ class Doubled(keras.layers.Layer):
 @pytest.mark.filterwarnings("ignore:.*has no rule of its own")
 def test_custom_classes_come_from_an_imported_module(tmp_path, monkeypatch, x):
     (tmp_path / "own_layers.py").write_text(OWN)
-    code = "import keras, own_layers\nkeras.Sequential([keras.Input((6,)), own_layers.Doubled()]).save('own.keras')"
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=env, timeout=300)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(tmp_path)
+    own = keras.Sequential([keras.Input((6,)), importlib.import_module("own_layers").Doubled()])
+    own.save("own.keras")
+    del sys.modules["own_layers"], keras.saving.get_custom_objects()["own_layers>Doubled"]  # as in a new process
     fails("pack", "out.keras", "own.keras", match="Doubled' in layer 'doubled'")
     fails("pack", "out.keras", "own.keras", match="on the command line `--import MODULE`")
     fails("pack", "out.keras", "own.keras", "--import", "no_layers", match="can be imported. Received: 'no_layers'")

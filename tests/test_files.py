@@ -1,9 +1,6 @@
 """Members from files: every kind of file, in the order meant, with the weights that Keras itself would load."""
 
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 
@@ -444,11 +441,3 @@ def test_a_packed_file_is_loaded_with_the_same_care(tmp_path):
     multi = kmw.pack([build(seed=seed) for seed in range(2)])
     multi.save(tmp_path / "packed.keras")
     assert_members(load_model(tmp_path / "packed.keras"), multi.unpack())
-
-
-def test_keras_alone_says_which_package_a_packed_file_needs(tmp_path):
-    kmw.pack([build()]).save(tmp_path / "packed.keras")
-    code = f"import keras; keras.models.load_model({str(tmp_path / 'packed.keras')!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=300)
-    assert done.returncode
-    assert "Could not locate class 'MultiModel'" in done.stderr and "'module': 'keras_multiweight.model'" in done.stderr

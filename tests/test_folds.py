@@ -7,6 +7,7 @@ from keras import layers as k
 from sklearn.model_selection import StratifiedKFold
 
 import keras_multiweight as kmw
+from keras_multiweight.folds import _weights
 from keras_multiweight.seeding import seeded
 
 ROWS = 23
@@ -97,14 +98,41 @@ def test_rows_of_a_fold_have_no_part_in_its_training(data):
     assert not np.array_equal(before.multi.member_weights(0)[-1], after.multi.member_weights(0)[-1])
 
 
+def test_folds_are_masks_and_may_share_rows_to_test(data):
+    """A row of two folds has the mean of two answers, one of none has NaN; a row that is named twice counts twice."""
+    x, y = data
+    first, second = np.arange(ROWS) < 4, (np.arange(ROWS) > 1) & (np.arange(ROWS) < 8)
+    masks = [(~part, part) for part in (first, second)]
+    found = kmw.cross_val_fit(network, x, y, iter(masks), **OPTIONS)
+    answers, (predictions,) = found.multi.predict(x), found.predictions[0]
+    assert [rows.tolist() for rows in found.test_rows[0]] == [[0, 1, 2, 3], [2, 3, 4, 5, 6, 7]]
+    np.testing.assert_array_equal(predictions[:2], answers[:2, 0])
+    np.testing.assert_allclose(predictions[2:4], answers[2:4].mean(axis=1), rtol=1e-6)
+    assert np.isnan(predictions[8:]).all()
+    weights = _weights(np.array([0, 0, 2]), 4)
+    np.testing.assert_allclose(weights, [8 / 3, 0, 4 / 3, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"params": [{"dropout": 0.5}]}, r"settings of the optimizer, Adam, or arguments.*Received: \['dropout'\]"),
         ({"folds": 1}, "folds must be from 2 to the 23 rows"),
+        ({"folds": 2.5}, r"folds must be an int, a splitter .* or a list of pairs.*Received: folds=2\.5"),
+        ({"folds": []}, r"folds must be an int.*Received: folds=\[\]"),
+        ({"folds": [[0, 1], [2, 3, 4]]}, r"list of pairs .rows to train on, rows to test.*Received: folds=\[\[0, 1"),
         ({"folds": [([0, 1], [99])]}, r"numbers of rows, 0 to 22.*Received: array\(\[99\]\)"),
         ({"folds": [([0, 1], [])]}, "none empty"),
-        ({"params": []}, "params must have at least one setting"),
+        ({"folds": [([0, 1], [True, False])]}, "masks of 23 bools"),
+        ({"folds": [([0, 1, 2], [2, 1, 5])]}, "must not be among those to train on.* has 2 rows in both, such as row 1"),
+        ({"params": []}, r"params must be a list of dicts.*Received: params=\[\]"),
+        ({"params": {"learning_rate": 0.1}}, r"params must be a list of dicts.*Received: params=\{'learning_rate': 0.1\}"),
+        ({"params": [["learning_rate", 0.1]]}, "params must be a list of dicts.*ParameterGrid"),
+        ({"y": [np.ones((ROWS, 1)), np.ones((ROWS, 2))]}, "Targets must be one array, of one output"),
+        ({"batch_size": 32.0}, r"batch_size must be an int of at least 1\. Received: batch_size=32\.0"),
+        ({"epochs": 0}, "epochs must be an int of at least 1"),
+        ({"seed": -1}, r"seed must be an int of at least 0, or None\. Received: seed=-1"),
+        ({"y": np.full((ROWS, 1), "high")}, r"Targets must be numbers\. Received: \['high'\].*np\.unique\(labels"),
         ({"repeats": 0}, "repeats must be an int of at least 1"),
         ({"metric": "goodness"}, "metric must be 'accuracy'"),
         ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN"),

@@ -90,6 +90,7 @@ def test_a_member_that_drew_a_row_does_not_spoil_it():
         ({"metric": 3}, "Received: metric=3"),
         ({"y": np.zeros((ROWS - 1, 1))}, "one for each of the 40 rows. Received: 39"),
         ({"y": np.full((ROWS, 1), np.nan)}, "Targets must not be NaN. Received: 40"),
+        ({"y": np.full(ROWS, "cat", object)}, r"Targets must be numbers. Received: \['cat'\] of dtype object.*np.unique"),
         (
             {"y": [np.zeros((ROWS, 1)), np.full(ROWS, 3)], "metric": [None, "accuracy"]},
             "Targets must be classes from 0 to 2. Received: numbers from 3 to 3",
@@ -102,6 +103,20 @@ def test_wrong_data_is_named(case, change, message):
     multi, x, (y, _), _, bootstrap = case
     with pytest.raises(ValueError, match=message):
         multi.oob_score(**{"x": x, "y": y, "bootstrap": bootstrap, "metric": "mse", **change})
+
+
+def test_tables_of_pandas_train_and_score_as_arrays():
+    pandas = pytest.importorskip("pandas")
+    rng, bootstrap = np.random.default_rng(0), kmw.Bootstrap(ROWS, MEMBERS, seed=0)
+    x, y = rng.normal(size=(ROWS, 3)).astype("float32"), rng.normal(size=ROWS).astype("float32")
+    found = []
+    for data in ((x, y), (pandas.DataFrame(x, columns=list("abc")), pandas.Series(y))):
+        multi = kmw.replicate(keras.Sequential([keras.Input((3,)), k.Dense(1)]), MEMBERS, seed=0)
+        multi.compile("sgd", "mse", steps_per_execution="auto")
+        multi.fit(*data, sample_weight=bootstrap.weights, shuffle=False, verbose=0)
+        found.append([multi.evaluate(*data, verbose=0), multi.oob_score(*data, bootstrap, "mae"), *multi.get_weights()])
+    for of_arrays, of_tables in zip(*found):
+        np.testing.assert_array_equal(of_arrays, of_tables)
 
 
 def test_targets_without_the_last_axis_of_their_answers_meet_them():
@@ -122,6 +137,9 @@ def test_targets_without_the_last_axis_of_their_answers_meet_them():
         ("accuracy", np.array([0, 1, 7]), 2, "classes from 0 to 1. Received: numbers from 0 to 7"),
         ("accuracy", np.array([0.5, 1.0, 0.0]), 2, "classes from 0 to 1"),
         ("accuracy", np.ones((3, 2)), 2, "one-hot, for probabilities of classes"),
+        (lambda y, a: np.ones(4), np.zeros(3), 2, r"one number, or one for each row.*shape \(4,\) from.*average='macro'"),
+        (keras.metrics.F1Score(), np.eye(3)[:, :2], 2, r"one number, or one for each row.*shape \(2,\)"),
+        (keras.metrics.AUC(), np.array([0, 1, 1]), 2, r"one-hot.*Received: targets \(3,\) and answers \(3, 2\)"),
     ],
 )
 def test_targets_that_a_metric_cannot_mean_are_refused(metric, y, outputs, message):

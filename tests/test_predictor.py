@@ -117,7 +117,7 @@ def test_every_way_answers_as_the_members_do(jit_compile):
         x = mixed_data(rows)
         answers = ask(x)
         tree.assert_same_structure(answers, multi.output)
-        expected = oracle.stacked_predictions(models, x, rows)
+        expected = oracle.stacked_predictions(oracle.each_in(models[0], models), x, rows)
         for received, wanted in zip(tree.flatten(answers), expected, strict=True):
             oracle.assert_close(received, wanted, f"{rows} rows, {ask!r}")
 

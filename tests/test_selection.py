@@ -145,6 +145,11 @@ def test_one_probability_stands_for_two_classes(classes):
         ),
         (lambda a, y: bagging.diversity(a, y - 0.5, "log_loss"), "integer classes from 0 to 2"),
         (lambda a, y: bagging.diversity(a, y, "hinge"), "loss must be one of"),
+        (lambda a, y: bagging.diversity(np.log(a), y, "log_loss"), "Probabilities must be from 0 to 1.*keras.ops.softmax"),
+        (lambda a, y: bagging.stacking_weights(np.log(a), y, "log_loss"), "Probabilities must be from 0 to 1"),
+        (lambda a, y: bagging.stacking_weights(a, y), r"Received: targets \(60,\) and answers \(60, 3\).*loss='log_loss'"),
+        (lambda a, y: bagging.diversity(a, y), "the shape of a member's answers"),
+        (lambda a, y: bagging.greedy_selection(a, y, "accuracy", "max", seed=-1), "seed must be an int of at least 0"),
     ],
 )
 def test_wrong_data_is_named(classes, call, message):

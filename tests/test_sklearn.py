@@ -167,6 +167,7 @@ def test_regression_of_several_targets_from_features_drawn():
     ("options", "message"),
     [
         ({"n_estimators": 0}, "n_estimators must be an int of at least 1"),
+        ({"batch_size": 32.0}, "batch_size must be an int of at least 1. Received: batch_size=32.0"),
         ({"max_samples": -0.5}, "max_samples as a float must be a positive fraction"),
         ({"bootstrap": False, "oob_score": True}, "oob_score needs rows that are left out"),
         ({"oob_score": "roc_auc"}, "oob_score must be a bool or a function"),
@@ -175,6 +176,10 @@ def test_regression_of_several_targets_from_features_drawn():
 def test_wrong_parameters_are_named(classes, options, message):
     with pytest.raises(ValueError, match=message):
         MultiBaggingClassifier(**{**FAST, **options}).fit(*classes)
+
+
+def test_one_hidden_layer_may_be_an_int():
+    assert [layer.units for layer in MLP(8)(3, 1).layers[1:]] == [8, 1]
 
 
 def test_targets_that_are_nan_are_refused():

@@ -28,18 +28,18 @@ def compare(build, **optimizer_or_more):
     return assert_trains_alike(build, cases.data(build), {**SPARSE, **optimizer_or_more}, FIT)
 
 
-@pytest.mark.parametrize("name", cases.MODELS)
+@pytest.mark.parametrize("name", [name for name in cases.MODELS if name != "mlp"])  # which all others train
 def test_models_train_alike(name):
     """Adam and clipping by norm: what a stacked variable would couple, and rows of an embedding that come twice."""
     compare(cases.MODELS[name], optimizer=keras.optimizers.Adam(0.01, clipnorm=0.05))
 
 
-@pytest.mark.parametrize("name", ["SGD-global_clipnorm", "Adam-gradient_accumulation_steps", "RMSprop-use_ema"])
+@pytest.mark.parametrize("name", ["SGD-global_clipnorm", "RMSprop-use_ema"])  # steps that add up: test_training_resume.py
 def test_optimizers_train_alike(name):
     compare(cases.mlp, optimizer=cases.OPTIMIZERS[name](), metrics=["accuracy"])
 
 
-@pytest.mark.parametrize("name", ["Lamb-default", "Muon-weight_decay", "Adafactor-clipvalue"])
+@pytest.mark.parametrize("name", ["Muon-weight_decay", "Adafactor-clipvalue"])
 def test_optimizers_that_are_not_elementwise_train_alike(name):
     compare(cases.mlp, optimizer=cases.OPTIMIZERS[name]())
 
@@ -264,20 +264,26 @@ def test_a_member_that_rests_keeps_its_weights_its_statistics_and_its_state(opti
     x, y = cases.data(cases.mlp)
     inner = [k.Dense(6, activation="tanh", use_bias=False), k.BatchNormalization(), k.Dense(3, activation="softmax")]
     models = kmw.replicate(keras.Sequential([keras.Input((4,)), *inner]), 3, seed=0).unpack()
-    all_active, one_rests = (kmw.pack(models, verify=False) for _ in range(2))
-    for multi in (all_active, one_rests):
-        multi.compile(optimizer, **SPARSE)
-        multi.train_on_batch(x, y)
-    before = one_rests.optimizer.member_state(1)[1:], one_rests.member_weights(1)
-    one_rests.optimizer.active.assign(np.array([1, 0, 1]))
-    for multi in (all_active, one_rests):
-        multi.train_on_batch(x[:10], y[:10])
-    for i in range(3):
-        expected = before if i == 1 else (all_active.optimizer.member_state(i)[1:], all_active.member_weights(i))
-        received = one_rests.optimizer.member_state(i)[1:], one_rests.member_weights(i)
-        for group, other in zip(expected, received):
+    multi = kmw.pack(models, verify=False)
+    multi.compile(optimizer, **SPARSE)
+    multi.train_on_batch(x, y)
+    before, variables = state_of(multi), [*multi.variables, *multi.optimizer.variables]
+    values = [ops.convert_to_numpy(v) for v in variables]
+    multi.train_on_batch(x, y)
+    all_active = state_of(multi)
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+    multi.optimizer.active.assign(np.array([1, 0, 1]))
+    multi.train_on_batch(x, y)
+    for i, received in enumerate(state_of(multi)):
+        for group, other in zip(before[1] if i == 1 else all_active[i], received):
             for a, b in zip(group, other, strict=True):
                 assert not np.shape(a) or np.array_equal(a, b)
+
+
+def state_of(multi):
+    """For each member the state of its optimizer, without the number of steps, and its weights."""
+    return [(multi.optimizer.member_state(i)[1:], multi.member_weights(i)) for i in range(multi.num_members)]
 
 
 @pytest.fixture
@@ -345,14 +351,13 @@ def test_wrong_data_is_named(arguments, data, message):
 
 def test_a_compiled_model_is_saved_and_goes_on(tmp_path):
     x, y = cases.data(cases.mlp)
-    whole, part = (packed() for _ in range(2))
-    for multi in (whole, part):
-        multi.compile(keras.optimizers.Adam(0.01, clipnorm=0.1), **SPARSE, metrics=["accuracy"])
-    options = {"batch_size": 10, "shuffle": False, "verbose": 0}
-    whole.fit(x, y, epochs=4, **options)
-    part.fit(x, y, epochs=2, **options)
-    part.save(tmp_path / "part.keras")
+    whole = packed()
+    whole.compile(keras.optimizers.Adam(0.01, clipnorm=0.1), **SPARSE, metrics=["accuracy"])
+    options = {"batch_size": 10, "shuffle": False, "verbose": 0, "epochs": 2}
+    whole.fit(x, y, **options)
+    whole.save(tmp_path / "part.keras")
     rest = keras.models.load_model(tmp_path / "part.keras")
-    rest.fit(x, y, epochs=2, **options)
+    for multi in (whole, rest):
+        multi.fit(x, y, **options)
     for a, b in zip(whole.get_weights(), rest.get_weights()):
         np.testing.assert_array_equal(a, b)

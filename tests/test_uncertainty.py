@@ -167,7 +167,11 @@ def test_a_tie_to_come_goes_to_the_first_class():
         (lambda: bagging.ConformalIntervals().fit([1.0], [1.0], scale=[0.0]), "scale must be positive"),
         (lambda: bagging.ConformalIntervals().fit([1.0], [1.0]).predict([1.0], scale=[1.0]), "both fit and predict"),
         (lambda: bagging.ConformalIntervals().predict([1.0]), "Call fit"),
+        (lambda: bagging.ConformalIntervals().fit([[1.0, 2.0]], [1]), r"shape of the answers, \(1, 2\).*ConformalSets"),
         (lambda: bagging.ConformalSets().predict([[1.0]]), "Call fit"),
+        (lambda: bagging.ConformalSets().fit([[2.0, -1.0]], [0]), "Probabilities must be from 0 to 1.*keras.ops.softmax"),
+        (lambda: bagging.ConformalSets().fit([[0.5, 0.5]], [0]).predict([[2.0, -1.0]]), "Probabilities must be from 0"),
+        (lambda: bagging.brier_score([[[0.5, 0.5]]], [0]), r"Probabilities must be \(B, C\), of one model"),
     ],
 )
 def test_wrong_data_is_named(call, message):

@@ -10,7 +10,7 @@ from scipy import optimize, special
 
 from keras_multiweight.bagging.oob import checked_targets, probabilities
 from keras_multiweight.bagging.resampling import checked_count
-from keras_multiweight.bagging.selection import probability_of
+from keras_multiweight.bagging.selection import checked_probabilities, probability_of
 
 
 def negative_log_likelihood(p, y):
@@ -134,9 +134,9 @@ def _temperature(logits, y):
 
 def _checked(p, y):
     """Probabilities of all classes `(B, C)`, and int classes `(B,)`."""
-    p = np.asarray(p, "float64")
-    if p.ndim != 2 or (p < -1e-6).any() or (p > 1 + 1e-6).any():
-        raise ValueError(f"Probabilities must be (B, C), from 0 to 1. Received: shape {p.shape}, {p.min()} to {p.max()}.")
+    p = checked_probabilities(p)
+    if p.ndim != 2:
+        raise ValueError(f"Probabilities must be (B, C), of one model or of the ensemble. Received: shape {p.shape}.")
     p = np.concatenate([1 - p, p], axis=1) if p.shape[1] == 1 else p
     y = checked_targets(y, len(p))
     probability_of(p, y)  # says what is wrong with y

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from keras_multiweight.bagging.oob import checked_targets
-from keras_multiweight.bagging.selection import probability_of
+from keras_multiweight.bagging.selection import checked_probabilities, probability_of
 
 
 class ConformalIntervals:
@@ -42,7 +42,13 @@ class ConformalIntervals:
             scale: `(B, ...)` positive numbers, such as the members' spread: intervals are as wide as these say.
         """
         mean = np.asarray(mean, "float64")
-        y = checked_targets(y, len(mean)).reshape(mean.shape)
+        y = checked_targets(y, len(mean))
+        if y.size != mean.size:
+            raise ValueError(
+                f"y must have the shape of the answers, {mean.shape}. Received: shape {y.shape}. "
+                "Classes are for ConformalSets."
+            )
+        y = y.reshape(mean.shape)
         self.scaled = scale is not None
         self.radius = conformal_quantile(np.abs(y - mean) / self._scale(scale, mean), self.alpha)
         return self
@@ -91,7 +97,6 @@ class ConformalSets:
 
     def fit(self, p, y):
         """Find how high is enough, from probabilities `(B, C)` of rows not trained on, and their classes `(B,)`."""
-        p = np.asarray(p, "float64")
         self.threshold = 1.0 - conformal_quantile(1.0 - probability_of(p, checked_targets(y, len(p))), self.alpha)
         return self
 
@@ -99,7 +104,7 @@ class ConformalSets:
         """Which classes are in the set of each row: `(B, C)` bool, two classes for probabilities `(B, 1)`."""
         if not hasattr(self, "threshold"):
             raise ValueError("The threshold of the sets is not known yet. Call fit(p, y) first.")
-        p = np.asarray(p, "float64")
+        p = checked_probabilities(p)
         p = np.concatenate([1.0 - p, p], axis=1) if p.shape[-1] == 1 else p
         return 1.0 - p <= 1.0 - self.threshold
 

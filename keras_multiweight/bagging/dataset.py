@@ -5,6 +5,7 @@ from keras import tree
 
 from keras_multiweight.bagging.oob import checked_targets
 from keras_multiweight.bagging.resampling import checked_count
+from keras_multiweight.seeding import seed_sequence
 from keras_multiweight.training.steps import RowDataset
 
 
@@ -76,20 +77,24 @@ class BaggingDataset(MemberRows):
 
     def __init__(self, x, y, bootstrap, batch_size=32, *, shuffle=True, sample_weight=None, seed=None, **kwargs):
         self.bootstrap, self.shuffle = bootstrap, shuffle
-        self._check(x)
+        self._check(x, y, sample_weight)
         self.finish = None if bootstrap.features is None else self._own_features
         self._drawn = np.stack(bootstrap.indices, axis=1)  # (rows drawn, N)
-        self._seeds = np.random.SeedSequence(seed).spawn(bootstrap.num_members)
+        self._seeds = seed_sequence(seed).spawn(bootstrap.num_members)
         super().__init__(x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
     def __repr__(self):
         return f"<{type(self).__name__}: batches of {self.batch_size} rows of each member, {self.bootstrap!r}>"
 
-    def _check(self, x):
-        rows = self.bootstrap.num_rows
-        for array in tree.flatten(x):
-            if len(array) != rows:
-                raise ValueError(f"x must have the {rows} rows of the bootstrap. Received: {len(array)} rows.")
+    def _check(self, x, y, sample_weight):
+        given = {"x": x, "y": y, **({} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)})}
+        found = {name: {(np.shape(part) or (1,))[0] for part in tree.flatten(data)} for name, data in given.items()}
+        if set().union(*found.values()) != {self.bootstrap.num_rows}:
+            lengths = ", ".join(f"{name} of {' and '.join(map(str, sorted(sizes)))}" for name, sizes in found.items())
+            raise ValueError(
+                "x, y and the bootstrap must be of the same rows; a list is a list of arrays. "
+                f"Received: {lengths} and a bootstrap of {self.bootstrap.num_rows} rows."
+            )
         lengths = sorted({len(drawn) for drawn in self.bootstrap.indices})
         if len(lengths) > 1:
             raise ValueError(

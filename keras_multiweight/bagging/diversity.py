@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_multiweight.bagging.oob import checked_targets
-from keras_multiweight.bagging.selection import probability_of
+from keras_multiweight.bagging.selection import errors_of, probability_of
 
 LOSSES = ("mse", "log_loss")
 
@@ -97,8 +97,7 @@ def diversity(answers, y, loss="mse"):
 
 def _squared_error(answers, y):
     """(N,)"""
-    errors = answers - y.reshape(len(y), 1, *answers.shape[2:])
-    return np.square(errors).mean(axis=(0, *range(2, answers.ndim)))
+    return np.square(errors_of(answers, y)).mean(axis=(0, *range(2, answers.ndim)))
 
 
 def _log_loss(answers, y):
@@ -108,7 +107,7 @@ def _log_loss(answers, y):
 
 def _errors(answers, y, loss):
     """(N, numbers)"""
-    errors = answers - y.reshape(len(y), 1, *answers.shape[2:]) if loss == "mse" else 1.0 - probability_of(answers, y)
+    errors = errors_of(answers, y) if loss == "mse" else 1.0 - probability_of(answers, y)
     return np.moveaxis(errors, 1, 0).reshape(answers.shape[1], -1)
 
 

@@ -109,10 +109,18 @@ def oob_mask_of(bootstrap, rows, num_members):
 
 
 def checked_targets(y, rows):
-    """Targets as an array of so many rows, none of them NaN."""
-    y = np.asarray(y)
+    """Targets as an array of so many numbers or rows of numbers, none of them NaN."""
+    try:
+        y = np.asarray(y)
+    except ValueError:
+        raise ValueError("Targets must be one array, of one output. Received: several of different shapes.") from None
     if len(y) != rows:
         raise ValueError(f"Targets must have one for each of the {rows} rows. Received: {len(y)}.")
+    if y.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Targets must be numbers. Received: {y.reshape(-1)[:1].tolist()} of dtype {y.dtype}. Number labels with "
+            "`classes, y = np.unique(labels, return_inverse=True)`; classes[i] is then the label of class i."
+        )
     if np.issubdtype(y.dtype, np.floating) and np.isnan(y).any():
         raise ValueError(f"Targets must not be NaN. Received: {int(np.isnan(y).sum())} that are.")
     return y

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from keras_multiweight.bagging.streams import weighted
+from keras_multiweight.seeding import seed_sequence
 
 STREAMS = {"rows": 0, "features": 1}
 
@@ -69,7 +70,7 @@ class Bootstrap:
         self.num_rows = checked_count(num_rows, "num_rows")
         self.num_members = checked_count(num_members, "num_members")
         draw = _draw_function(self.num_rows, max_samples, replace, stratify, groups, block)
-        streams = np.random.SeedSequence(seed).spawn(self.num_members)
+        streams = seed_sequence(seed).spawn(self.num_members)
         self.indices = [draw(_generator(stream, "rows")) for stream in streams]
         self.features = _draw_features(streams, num_features, max_features, bootstrap_features)
 
@@ -123,7 +124,7 @@ class PoissonWeights:
         if not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
             raise ValueError(f"rate must be a positive number. Received: rate={rate!r}.")
         self.rate = rate
-        self.entropy = np.random.SeedSequence(seed).entropy
+        self.entropy = seed_sequence(seed).entropy
 
     def batch_weights(self, batch, rows):
         """The weights of batch number `batch`, `(rows, N)` float32."""
@@ -141,7 +142,8 @@ class PoissonWeights:
 def checked_count(value, name, least=1):
     """An int of at least `least`; bools and fractions are none."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
+        received = f"{name}={value!r}" if np.ndim(value) == 0 else f"an array of shape {np.shape(value)}"
+        raise ValueError(f"{name} must be an int of at least {least}. Received: {received}.")
     return int(value)
 
 

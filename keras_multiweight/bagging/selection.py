@@ -12,6 +12,7 @@ from scipy import optimize
 from keras_multiweight.bagging.oob import checked_targets
 from keras_multiweight.bagging.resampling import checked_count, sample_size
 from keras_multiweight.metrics import metric_function
+from keras_multiweight.seeding import seed_sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def greedy_selection(answers, y, metric, mode, *, num_steps=None, num_best=1, ba
     answers, y, score = _scored(answers, y, metric, mode)
     num_members = answers.shape[1]
     steps = num_members if num_steps is None else checked_count(num_steps, "num_steps")
-    rng, size = np.random.default_rng(seed), sample_size(bag_size, num_members, "bag_size", replace=False)
+    rng, size = np.random.default_rng(seed_sequence(seed)), sample_size(bag_size, num_members, "bag_size", replace=False)
     counts = np.zeros(num_members)
     for _ in range(checked_count(bags, "bags")):
         bag = np.arange(num_members) if bags == 1 else np.sort(rng.choice(num_members, size, replace=False))
@@ -115,12 +116,23 @@ def _least_squares(answers, y):
     least 0 that make `|E w|^2 + c^2 (sum(w) - 1)^2` smallest are, divided by their sum, those of sum 1 that make `|E w|`
     smallest, for whichever c.
     """
-    errors = answers - y.reshape(len(y), 1, *answers.shape[2:])
+    errors = errors_of(answers, y)
     flat = np.moveaxis(errors, 1, 0).reshape(answers.shape[1], -1).T  # (B * ..., N)
     scale = np.linalg.norm(flat) or 1.0
     target = np.append(np.zeros(len(flat)), scale)
     found, _ = optimize.nnls(np.vstack([flat, np.full(answers.shape[1], scale)]), target)
     return found / found.sum()
+
+
+def errors_of(answers, y):
+    """How far answers `(B, N, ...)` are above the targets `(B, ...)`."""
+    if y.size * answers.shape[1] != answers.size:
+        raise ValueError(
+            "Targets must have the shape of a member's answers. "
+            f"Received: targets {y.shape} and answers {answers.shape[:1] + answers.shape[2:]}. "
+            "For probabilities of classes take loss='log_loss'."
+        )
+    return answers - y.reshape(len(y), 1, *answers.shape[2:])
 
 
 def _mixture(likelihoods, iterations):
@@ -135,8 +147,20 @@ def _mixture(likelihoods, iterations):
     return weights / weights.sum()
 
 
+def checked_probabilities(p):
+    """Probabilities as an array of float64; logits are none."""
+    p = np.asarray(p, "float64")
+    if (p < -1e-6).any() or (p > 1 + 1e-6).any():
+        raise ValueError(
+            f"Probabilities must be from 0 to 1. Received: shape {p.shape}, {p.min():.4g} to {p.max():.4g}. Of logits give "
+            "keras.ops.softmax(logits), or keras.ops.sigmoid(logits) where their last axis has length 1."
+        )
+    return p
+
+
 def probability_of(answers, y):
     """The probability of the class that came, from probabilities `(B, ..., C)` or, of the second of two, `(B, ..., 1)`."""
+    answers = checked_probabilities(answers)
     y = np.asarray(y).reshape(len(answers))
     num_classes = max(answers.shape[-1], 2)
     if not np.all(y == y.astype(int)) or y.min() < 0 or y.max() >= num_classes:

@@ -4,6 +4,7 @@ import numpy as np
 from keras import tree
 
 from keras_multiweight.bagging.dataset import MemberRows
+from keras_multiweight.seeding import seed_sequence
 
 
 class SplitDataset(MemberRows):
@@ -38,7 +39,7 @@ class SplitDataset(MemberRows):
             raise ValueError(f"num_members must be an int from 1 to the {rows} rows. Received: num_members={num_members!r}.")
         self.reshuffle = reshuffle
         self._shape = (rows // num_members, num_members)
-        self._streams = np.random.SeedSequence(seed).spawn(2)
+        self._streams = seed_sequence(seed).spawn(2)
         super().__init__(x, y, batch_size, sample_weight=sample_weight, **kwargs)
 
     def order(self, epoch):

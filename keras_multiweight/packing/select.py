@@ -21,7 +21,7 @@ def select(multi, indices, member_inputs=None, member_settings=None):
         member_inputs: As for `pack`: whether each member reads inputs of its own. Left out, it stays as it is. Members that
             were trained on rows of their own answer one question together with `member_inputs=False`.
         member_settings: Other settings than the members have, such as rates of dropout: a dict of paths, as in
-            `multi.member_settings`, to lists of one value for each of `indices`.
+            `multi.settings_of_members()`, to lists of one value for each of `indices`.
 
     Returns:
         A MultiModel that is not compiled. Its weights are bit-equal, and its own. What all members share stays shared.

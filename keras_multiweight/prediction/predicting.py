@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_multiweight.arrays import are_arrays
+from keras_multiweight.arrays import are_arrays, without_pandas
 from keras_multiweight.prediction.batches import check_at_least_one
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.prediction.sizes import Sizes
@@ -33,6 +33,7 @@ class Predicting:
         """
         check_at_least_one(batch_size=batch_size)
         plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
+        x = x if are_arrays(x) else without_pandas(x)
         if plain and are_arrays(x) and keras.distribution.distribution() is None:
             return self._own_predictor(memory_limit).run(x, batch_size)
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)

@@ -127,7 +127,8 @@ class _MultiBagging(BaseEstimator):
         return self
 
     def _check_parameters(self):
-        checked_count(self.n_estimators, "n_estimators")
+        for name in ("n_estimators", "batch_size", "epochs"):
+            checked_count(getattr(self, name), name)
         if self.build is not None and not callable(self.build):
             raise ValueError(
                 "build must be None or a function build(num_features, num_outputs) that gives a Keras model. "

@@ -1,6 +1,7 @@
 """Networks for the estimators, whose parameters can be searched."""
 
 import keras
+import numpy as np
 from sklearn.base import BaseEstimator
 
 
@@ -8,7 +9,7 @@ class MLP(BaseEstimator):
     """Builds multilayer perceptrons; as `build` of an estimator its parameters are `build__hidden_layer_sizes`, ...
 
     Args:
-        hidden_layer_sizes: Tuple of ints, as in scikit-learn's `MLPClassifier`.
+        hidden_layer_sizes: Tuple of ints, or an int for one layer, as in scikit-learn's `MLPClassifier`.
         activation: Of the hidden layers.
         output_activation: Of the last layer; `"softmax"` or, for one output, `"sigmoid"` to classify. `"auto"` is softmax
             for a classifier and none for a regressor.
@@ -29,7 +30,7 @@ class MLP(BaseEstimator):
 
     def __call__(self, num_features, num_outputs, output_activation=None):
         inputs = x = keras.Input((num_features,))
-        for units in self.hidden_layer_sizes:
+        for units in np.atleast_1d(self.hidden_layer_sizes).tolist():
             x = keras.layers.Dense(units, activation=self.activation)(x)
             if self.dropout:
                 x = keras.layers.Dropout(self.dropout)(x)

@@ -5,7 +5,7 @@ import contextlib
 import keras
 from keras import ops, tree
 
-from keras_multiweight.arrays import are_arrays
+from keras_multiweight.arrays import are_arrays, without_pandas
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.arguments import CompileArguments, arguments_of
 from keras_multiweight.training.batches import class_weights
@@ -207,6 +207,7 @@ class MemberTrainer(ScoredModel):
         Returns:
             Keras's `History` of the means over members. `member_history` has the numbers of each member.
         """
+        x, y, sample_weight, validation_data = without_pandas((x, y, sample_weight, validation_data))
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         options = {key: given[key] for key in ("epochs", "shuffle", "initial_epoch", "validation_freq", "verbose")}
         if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
@@ -352,6 +353,7 @@ class MemberTrainer(ScoredModel):
         options = {"verbose": verbose, "steps": steps, "callbacks": callbacks, "return_dict": True, **kwargs}
         if kwargs:  # within fit
             return super().evaluate(x, y, batch_size, sample_weight=sample_weight, **options)
+        x, y, sample_weight = without_pandas((x, y, sample_weight))
         x = self._prepare(x, y, sample_weight)
         data, blocks = (x, y, sample_weight), self._steps(batch_size or 32, callbacks)
         if blocks > 1 and are_arrays(data) and not steps:
