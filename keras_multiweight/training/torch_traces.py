@@ -1,5 +1,6 @@
 """Torch code without its Python: the operations that a function runs, as a TorchScript program."""
 
+import operator
 import warnings
 
 from keras import tree
@@ -32,8 +33,58 @@ def _lean(module):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
+    for node in list(module.graph.nodes):
+        _write_over_argument(node)
     module.recompile()
     return module
+
+
+def _write_over_argument(node):
+    """Have an operation write its results over its first arguments, where the graph made these and no one else reads them:
+    memory that was just read is written sooner than other memory.
+    """
+    in_place = _in_place(node)
+    results = node.meta.get("val")
+    arguments = tree.flatten(node.args[0]) if in_place else []
+    pairs = list(zip(arguments, tree.flatten(results)))
+    if not pairs or len(pairs) < len(arguments) or not all(_can_hold(node, *pair) for pair in pairs):
+        return
+    node.target = in_place
+    for user in list(node.users) if isinstance(results, list) else ():  # which takes one result by its number
+        user.replace_all_uses_with(arguments[user.args[1]])
+        user.graph.erase_node(user)
+
+
+def _in_place(node):
+    """The operation that writes over its first argument what that of a node returns, `add_` for `add`, or None."""
+    import torch
+
+    schema = _schema(node)
+    if not _is_new(node):
+        return None
+    packet = getattr(torch.ops.aten, node.target.overloadpacket.__name__ + "_", None)
+    found = getattr(packet, node.target._overloadname, None)
+    return found if found and _names(found._schema) == _names(schema) else None
+
+
+def _names(schema):
+    return [(argument.name, str(argument.type)) for argument in schema.arguments]
+
+
+def _can_hold(node, argument, result):
+    """Whether nothing but a node reads the memory of an argument, and its result has the same form."""
+    if node not in getattr(argument, "users", ()) or len(argument.users) > 1:  # a number has none
+        return False
+    inputs = [n for n in tree.flatten((node.args, node.kwargs)) if n is argument]
+    made = argument.args[0] if argument.target is operator.getitem else argument
+    value = argument.meta["val"]
+    return len(inputs) == 1 and _is_new(made) and (value.shape, value.dtype) == (result.shape, result.dtype)
+
+
+def _is_new(node):
+    """Whether an operation returns memory of its own."""
+    schema = _schema(node)
+    return schema is not None and not schema.is_mutable and not any(returned.alias_info for returned in schema.returns)
 
 
 def _written(node):
@@ -45,7 +96,7 @@ def _written(node):
 
 def _source(node):
     """The node that made the tensor that another node views."""
-    while _schema(node) and any(returned.alias_info for returned in _schema(node).returns):
+    while node.target is operator.getitem or (_schema(node) and any(x.alias_info for x in _schema(node).returns)):
         node = node.args[0]
     return node
 
