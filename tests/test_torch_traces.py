@@ -36,7 +36,14 @@ def lists(x, y):
     return *roots, products[1] + 0
 
 
-@pytest.mark.parametrize("function", [counts, reads_again, lists])
+def reads_a_number(x, y):
+    """As Keras's SGD reads its learning rate."""
+    total = x * 1
+    torch._foreach_add_([total], [y], alpha=y[0] * 2)
+    return (total,)
+
+
+@pytest.mark.parametrize("function", [counts, reads_again, lists, reads_a_number])
 def test_a_program_gives_at_every_call_what_the_function_gives(function):
     pair = torch.tensor([0.5, -2.0]), torch.tensor([3.0, 0.25])
     program = traced(function, tuple(t.clone() for t in pair))

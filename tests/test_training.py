@@ -155,6 +155,10 @@ def test_several_outputs_masks_and_losses_that_mix_rows_train_alike():
     assert_trains_alike(two_outputs, (x, y), options, FIT)
 
 
+def test_a_schedule_is_followed_within_a_program_of_many_steps():
+    compare(cases.mlp, optimizer=cases.OPTIMIZERS["SGD-schedule"](), steps_per_execution=3)
+
+
 def test_class_weights_train_alike():
     fit = {**FIT, "class_weight": {0: 3.0, 1: 0.5}}
     assert_trains_alike(cases.mlp, cases.data(cases.mlp), {**SPARSE, "optimizer": "adam"}, fit)

@@ -17,6 +17,8 @@ def traced(function, example):
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = _lean(make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*example))
+    if any(node.target is torch.ops.aten._local_scalar_dense.default for node in graph.graph.nodes):
+        return graph  # a number that is read from a tensor, SGD's learning rate, would be a constant of the program
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the numbers of rows are always as many
         return torch.jit.trace(graph, tuple(t.clone() for t in example), check_trace=False)
