@@ -69,7 +69,7 @@ def test_every_optimizer_trains_every_model_alike(name, optimizer):
     is_refused = optimizer.startswith("ScheduleFreeAdamW") and keras.backend.backend() != "jax"
     with pytest.raises(ValueError, match="ScheduleFreeAdamW trains") if is_refused else contextlib.nullcontext():
         try:
-            compared(roundings=cases.ROUNDINGS)
+            compared(roundings=cases.roundings(build))
         except AssertionError:  # a training that makes much of roundings: without them
             with cases.float64():
                 compared(tolerance=1e-10, roundings=0)

@@ -1,46 +1,34 @@
 """Models, data and optimizers for the equality of packed and single training."""
 
 import contextlib
-from unittest import mock
 
 import keras
 import numpy as np
 from keras import layers as k
 
 ROWS = 24
-ROUNDINGS = 4 if keras.backend.backend() == "torch" else 0  # beyond the tolerance: where float64 does not take them away
 
 
 @contextlib.contextmanager
 def float64():
     """A scope in which models compute in float64. On torch Keras's products are float32 even then."""
     before = keras.config.floatx(), keras.config.dtype_policy()
-    with _x64() if keras.backend.backend() == "jax" else contextlib.nullcontext():
-        keras.config.set_floatx("float64")
-        keras.config.set_dtype_policy("float64")  # which `set_floatx` leaves as it is once a layer was made
-        try:
-            yield
-        finally:
-            keras.config.set_floatx(before[0])
-            keras.config.set_dtype_policy(before[1])
-
-
-@contextlib.contextmanager
-def _x64():
-    """On JAX. Its attention takes the softmax in float32 even then, for which one in float64 stands in."""
-    import jax
-
-    def attention(query, key, value, bias=None, mask=None, *, scale, **options):
-        scores = jax.numpy.einsum("bthd,bshd->bhts", query * scale, key)
-        scores = scores if mask is None else jax.numpy.where(mask, scores, -1e30)
-        return jax.numpy.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), value)
-
-    jax.config.update("jax_enable_x64", True)
+    _enable_x64(True)
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # which `set_floatx` leaves as it is once a layer was made
     try:
-        with mock.patch("jax.nn.dot_product_attention", attention):
-            yield
+        yield
     finally:
-        jax.config.update("jax_enable_x64", False)
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+        _enable_x64(False)
+
+
+def _enable_x64(is_on):
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", is_on)
 
 
 def _rng():
@@ -90,6 +78,13 @@ def _tokens(rows):
 
 INPUTS = {mlp: _numbers, cnn: _images, text: _tokens, transformer: _tokens}
 MODELS = {build.__name__: build for build in INPUTS}
+
+
+def roundings(build):
+    """Beyond the tolerance, where float64 does not take them away: even then Keras computes products on torch in float32,
+    and attention and LayerNormalization on JAX.
+    """
+    return 4 if {"torch": True, "jax": build is transformer}.get(keras.backend.backend()) else 0
 
 
 def data(build, rows=ROWS):
