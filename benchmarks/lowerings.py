@@ -50,7 +50,10 @@ def place(shared):
 
 
 def model_of(layer, shape):
-    """A layer with its members' inputs moved to where they are in a packed model, and little to give."""
+    """A layer as it is in a packed model: its members' inputs are moved, and the next layer reads what it gives.
+
+    A product of one column reads it: what a maximum would read, XLA computes without ever holding it.
+    """
     shape, n = shape[1:], layer.num_members
     if layer.member_axis == -1:
         x = inputs = keras.Input((*shape[:-1], shape[-1] * n))
@@ -62,7 +65,8 @@ def model_of(layer, shape):
     x = layer(x, x) if isinstance(layer, multi.MultiMultiHeadAttention) else layer(x)
     if layer.member_axis == -1:
         return keras.Model(inputs, k.GlobalMaxPooling2D()(x) if len(x.shape) == 4 else k.GlobalMaxPooling1D()(x))
-    return keras.Model(inputs, keras.ops.max(plumbing.MembersToBatch(n)(x), axis=-1))
+    x = multi.MultiDense(1, num_members=n, member_axis=0, name="reads")(keras.ops.relu(x))
+    return keras.Model(inputs, plumbing.MembersToBatch(n)(x))
 
 
 def measure(layer, shape, repeats):

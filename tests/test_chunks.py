@@ -110,6 +110,26 @@ def test_weights_are_changed_and_asked_for_by_threads_in_chunks(models):
         oracle.assert_close(received, ops.convert_to_numpy(multi(x)))
 
 
+@keras.saving.register_keras_serializable("test_chunks")
+class Counted(keras.initializers.RandomNormal):
+    draws = 0
+
+    def __call__(self, *args, **kwargs):
+        Counted.draws += 1
+        return super().__call__(*args, **kwargs)
+
+
+def test_the_graph_of_a_chunk_draws_no_weights_for_its_members():
+    multi = kmw.replicate(lambda: keras.Sequential([keras.Input((3,)), k.Dense(2, kernel_initializer=Counted())]), 9, seed=0)
+    before = Counted.draws
+    chunk = multi.graph_of(5)
+    assert Counted.draws - before <= 1  # of the one layer that stands for all
+    assert [tuple(w.shape) for w in chunk.weights] == [(5, 3, 2), (5, 2)]
+    Counted.draws = 0
+    kmw.replicate(lambda: keras.Sequential([keras.Input((3,)), k.Dense(2, kernel_initializer=Counted())]), 9, seed=0)
+    assert Counted.draws >= 9
+
+
 def test_what_moves_when_predicting_is_not_cut_into_chunks():
     multi = kmw.replicate(mlp(CountsCalls), 3, seed=0)
     ask = multi.predictor(member_chunk=2)

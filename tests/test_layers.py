@@ -107,6 +107,13 @@ def test_fresh_members_are_drawn_on_their_own_shapes():
     assert len({k_.tobytes() for k_ in kernel}) == 4
 
 
+def test_weights_that_all_members_have_alike_lie_member_after_member():
+    """Whoever computes with them reads along a row, not across the members."""
+    packed = kmw.pack([keras.Sequential([keras.Input((4,)), k.Dense(5)]) for _ in range(3)])
+    for weight in packed.weights:
+        assert keras.ops.convert_to_numpy(weight).flags.c_contiguous, weight.path
+
+
 def test_arguments_are_attributes():
     layer = multi.MultiConv2D(7, 3, strides=2, num_members=2, padding="same", activation="relu")
     assert (layer.filters, layer.strides, layer.padding) == (7, (2, 2), "same")

@@ -220,13 +220,16 @@ def reads_results_twice():
     a = k.Add()([h, k.Activation("relu")(h)])
     b = k.Multiply()([k.Activation("tanh")(a), x])
     c = k.Reshape((3, 2))(k.Activation("sigmoid")(k.Dense(6)(b)))
-    return keras.Model(x, [k.Flatten()(c), k.Subtract()([k.Flatten()(c), h]), h])
+    d = k.Add()([k.Dense(6, use_bias=False)(b), x])  # no bias, whatever the number of rows
+    e = k.EinsumDense("bts,sij->btij", (3, 2, 2), bias_axes="ij")(k.Dense(2)(c))
+    return keras.Model(x, [k.Flatten()(c), k.Subtract()([k.Flatten()(c), h]), h, d, e])
 
 
-def test_what_is_read_again_is_not_written_over():
+@pytest.mark.parametrize("rows", [5, 3, 1])
+def test_what_is_read_again_is_not_written_over(rows):
     models = oracle.members(reads_results_twice, 3)
     ask = kmw.pack(models, verify=False).predictor()
-    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(rows, 6)).astype("float32")
     before = x.copy()
     for _ in range(2):
         for received, wanted in zip(ask(x), oracle.stacked_predictions(models, x, 5), strict=True):

@@ -160,7 +160,7 @@ class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
         name = _weight_name(weight, self.template())
         variable = self.add_weight(
             shape=(stacked_shape[0] * stacked_shape[1], *stacked_shape[2:]) if name in self.flat_weights else stacked_shape,
-            initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.reshape(value(), shape), dtype=dtype),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.ascontiguousarray(value()).reshape(shape), dtype),
             dtype=weight.dtype,
             trainable=_is_trainable(weight, self.template()),
             autocast=False,  # each computation casts for itself, as its member does

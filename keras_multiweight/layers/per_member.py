@@ -4,11 +4,29 @@ Two traps live here. An initialiser called on `(N, in, out)` takes its fans from
 object gives the same values at every call. And `MaxNorm` and its kin take their norms over axis 0, the member axis.
 """
 
+import contextlib
+import contextvars
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_multiweight.copies import build_by_plan, build_plan, copy_layer
+
+_UNDRAWN = contextvars.ContextVar("undrawn", default=False)
+
+
+@contextlib.contextmanager
+def undrawn():
+    """For layers whose weights mean nothing: all members of those built within take the values of one draw.
+
+    A draw is a layer of Keras for each member, which takes longer than to compile a program for all of them.
+    """
+    token = _UNDRAWN.set(True)
+    try:
+        yield
+    finally:
+        _UNDRAWN.reset(token)
 
 
 class MemberDraws:
@@ -30,7 +48,8 @@ class MemberDraws:
 
     def _drawn(self):
         if self._layers is None:
-            self._layers = [self._draw(i) for i in range(self.num_members)]
+            same = _UNDRAWN.get()
+            self._layers = [self.member if same else self._draw(i) for i in range(self.num_members)]
         return self._layers
 
     def _draw(self, i):

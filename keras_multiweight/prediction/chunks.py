@@ -9,6 +9,7 @@ import math
 from keras import ops
 
 from keras_multiweight.copies import copy_layer, serialized
+from keras_multiweight.layers.per_member import undrawn
 
 
 class Chunks:
@@ -99,4 +100,5 @@ def graph_of(graph, inputs, shared, before, after):
         elif own.get("num_members") == before and layer["name"] not in shared:
             own["num_members"] = after
             own.pop("member_settings", None)  # they are weights too
-    return copy_layer(graph, config)
+    with undrawn():
+        return copy_layer(graph, config)

@@ -1,10 +1,11 @@
 """Programs of torch that write into the memory that they have: new memory costs more than most arithmetic of a layer.
 
 A torch program computes operation after operation, and each takes fresh memory for its result, which the system has to map
-and clear. Where the first operand of an elementwise operation is an intermediate result that nothing else reads, the result
-is written over it.
+and clear. A batched product starts from its bias in place of an addition after it. Where the first operand of an elementwise
+operation is an intermediate result that nothing else reads, the result is written over it.
 """
 
+import math
 import operator
 
 import torch
@@ -43,15 +44,71 @@ VIEWS = {aten.view.default, aten.permute.default, aten.transpose.int, aten.unsqu
 
 
 def write_in_place(traced):
-    """Change a `torch.fx.GraphModule` of ATen operations so that it reuses memory; its numbers stay the same bits.
+    """Change a `torch.fx.GraphModule` of ATen operations so that it reuses memory.
 
-    Its inputs are never written to.
+    Its inputs are never written to. Its numbers stay the same bits, but for sums of a product and a bias, whose rounding
+    is that of another order.
     """
+    for node in traced.graph.find_nodes(op="call_function", target=aten.add.Tensor):
+        _join_to_product(node)
+    traced.graph.eliminate_dead_code()
     for node in traced.graph.nodes:
         if node.target in IN_PLACE and _may_be_written(node):
             node.target = IN_PLACE[node.target]
     traced.recompile()
     return traced
+
+
+def _join_to_product(node):
+    """`bmm(x, kernel) + bias` as `baddbmm(bias, x, kernel)`, where the bias is an input, one number a column."""
+    total, bias = node.args[:2]
+    product, given = _source(total), _source(bias)
+    if not _is_product_alone(product, total) or not _is_one_a_column(product, total, bias, given):
+        return
+    members, _, columns = _shape(product)
+    graph = node.graph
+    with graph.inserting_before(product):
+        start = graph.call_function(aten.view.default, (given, [members, 1, columns]))
+        joined = graph.call_function(aten.baddbmm.default, (start, *product.args))
+    joined.meta = dict(product.meta)
+    product.replace_all_uses_with(joined)
+    node.replace_all_uses_with(joined if total is product else total)
+    graph.erase_node(node)
+    graph.erase_node(product)
+
+
+def _source(node):
+    """What a node is a view of."""
+    while isinstance(node, torch.fx.Node) and node.target in VIEWS and node.target is not operator.getitem:
+        node = node.args[0]
+    return node
+
+
+def _is_product_alone(product, total):
+    """Whether it is a `bmm`, which `total` has in the order of its memory, and nothing else reads."""
+    is_product = isinstance(product, torch.fx.Node) and product.target is aten.bmm.default
+    return is_product and _nothing_else_reads(total) and _is_in_order(total)
+
+
+def _is_one_a_column(product, total, bias, given):
+    """Whether `bias` is a whole input, its axes those of `total` but for the rows, along which it is repeated."""
+    if not isinstance(bias, torch.fx.Node) or given.op != "placeholder" or not (_is_in_order(given) and _is_in_order(bias)):
+        return False
+    members, _, columns = _shape(product)
+    shape, own = _shape(total), _shape(bias)
+    last = next((k for k in range(1, len(shape)) if math.prod(shape[k:]) == columns), None)
+    fits = last is not None and tuple(own) == (members, *[1] * (last - 1), *shape[last:])
+    return fits and product.meta["tensor_meta"].dtype == bias.meta["tensor_meta"].dtype
+
+
+def _shape(node):
+    return tuple(node.meta["tensor_meta"].shape)
+
+
+def _is_in_order(node):
+    """Whether a result has its numbers in the order of its axes."""
+    meta = node.meta.get("tensor_meta")
+    return meta is not None and torch.empty_strided(meta.shape, meta.stride, device="meta").is_contiguous()
 
 
 def _may_be_written(node):

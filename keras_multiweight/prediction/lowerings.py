@@ -45,15 +45,16 @@ def ways(model, jit_compile):
         jit_compile: bool or "auto": compile, by XLA on TensorFlow, `jax.jit` on JAX, `torch.compile` on torch.
     """
     backend = keras.backend.backend()
-    if jit_compile == "auto":
-        jit_compile = backend == "jax" or (backend == "tensorflow" and not _convolves(model))
+    if jit_compile == "auto":  # on CPUs XLA's convolutions are no faster than TensorFlow's own, grouped ones slower
+        jit_compile = backend == "jax" or (backend == "tensorflow" and not _has(model, "Conv"))
     return list(_WAYS[backend][bool(jit_compile)])
 
 
-def _convolves(model):
-    """Whether there are convolutions in a model: on CPUs XLA's are no faster than TensorFlow's own, grouped ones slower."""
+def _has(model, *names):
+    """Whether a part of a class's name, such as "Conv", is in that of a layer, or of a member's layer."""
     layers = [layer.template() if isinstance(layer, MultiLayer) else layer for layer in all_layers(model)]
-    return any("Conv" in type(inner).__name__ for layer in layers for inner in all_layers(layer))
+    classes = {type(inner).__name__ for layer in layers for inner in all_layers(layer)}
+    return any(name in cls for name in names for cls in classes)
 
 
 def worth_trying():
@@ -86,12 +87,15 @@ def cached(model):
     """What stays in the caches, measured by `benchmarks/batch_sizes.py`; None on a GPU, which has none of that size.
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
-    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core.
+    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core. Where a row has
+    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once.
     """
     if not on_cpu():
         return None
     backend = keras.backend.backend()
-    return _SIDE_BY_SIDE if backend == "tensorflow" and _convolves(model) else _CACHED[backend]
+    if backend == "tensorflow" and _has(model, "Conv"):
+        return _SIDE_BY_SIDE
+    return (_OF_MANY_PLACES if _has(model, "Conv", "Attention") else _CACHED)[backend]
 
 
 def batch_numbers():
@@ -288,9 +292,14 @@ _WAYS = {  # by whether to compile
 }
 
 _CACHED = {
-    "tensorflow": Cached(2**19, 2**20, 4, 16),
-    "jax": Cached(2**19, 2**20, 4, 16),
+    "tensorflow": Cached(2**19, 2**20, 4, 64),
+    "jax": Cached(2**19, 2**20, 4, 64),
     "torch": Cached(2**19, 2**19, 4, 16),
+}
+_OF_MANY_PLACES = {
+    "tensorflow": Cached(2**19, 2**20, 1, 64),
+    "jax": Cached(2**19, 2**20, 1, 64),
+    "torch": Cached(2**20, 2**19, 2, 16),
 }
 _SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}
