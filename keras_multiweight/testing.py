@@ -37,8 +37,8 @@ def assert_trains_alike(
     Some trainings make much of a rounding: two runs of one member on two machines end as far apart. Where packed and single
     training differ by more than the tolerance, the members are trained alone once more, with the last bits of their initial
     weights changed, and may differ by `roundings` times what that makes. A warning says so. Such a training says little
-    about small errors: compare it in float64, where roundings do not reach the tolerance (on TensorFlow and JAX; Keras
-    computes in float32 on torch even then):
+    about small errors: compare it in float64, where roundings do not reach the tolerance (on TensorFlow and JAX; even
+    then Keras computes in float32 on torch, and attention and LayerNormalization on JAX):
 
     ```python
     keras.config.set_floatx("float64")  # on JAX also jax.config.update("jax_enable_x64", True)

@@ -97,4 +97,4 @@ def test_only_public_keras_is_imported():
 def test_backends_are_imported_in_one_place():
     backends = ("tensorflow", "jax", "torch")
     users = {path.name for path in FILES for m in imported(path) if m.split(".")[0] in backends}
-    assert users <= {"inplace.py", "lowerings.py", "programs.py", "torch_programs.py", "verify.py"}
+    assert users <= {"inplace.py", "lowerings.py", "programs.py", "torch_programs.py", "torch_traces.py", "verify.py"}

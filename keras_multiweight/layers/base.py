@@ -11,14 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_multiweight.copies import (
-    build_by_plan,
-    build_plan,
-    copy_layer,
-    is_custom,
-    set_all_weights,
-    unshared,
-)
+from keras_multiweight.copies import build_by_plan, build_plan, copy_layer, is_custom, set_all_weights, unshared
 from keras_multiweight.layers import plumbing
 from keras_multiweight.layers.checks import check_alike, check_options, check_settings
 from keras_multiweight.layers.choice import ChoosesLowering
@@ -107,6 +100,7 @@ class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
         self.shared_input = shared_input
         self.lowering = lowering
         self._hidden.settings = {key: list(values) for key, values in (member_settings or {}).items()}
+        self.assigned = ()  # numbers of the weights that the last call assigned, if it was mapped over the members
         self.autocast = member.autocast
         self.supports_masking = member.supports_masking
         if member.activity_regularizer is not None:

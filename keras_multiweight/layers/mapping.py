@@ -41,6 +41,7 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
         outputs, updates, losses = _mapped(calls, tensors, values, layer.num_members, lowering)
         for index, update in zip(calls[0].assigned, updates):
             variables[index].assign(ops.reshape(update, variables[index].shape))
+        layer.assigned = tuple(calls[0].assigned)
     for loss in losses:  # of add_loss and of activity regularisers inside: one number a member
         layer.add_loss(ops.sum(ops.reshape(loss, (layer.num_members, -1)), axis=1))
     return outputs
@@ -56,7 +57,7 @@ def _stateless_call(layer, template, args, kwargs, is_one_of_many):
     """The call of a member. Where others make other calls, all say the states of their draws, whether they draw or not."""
     seeds = seed_states(template)
     call = _MemberCall(layer, template, args, kwargs)
-    return StatelessCall(call, template.weights + seeds, told=seeds if is_one_of_many else ())
+    return StatelessCall(call, template.weights + seeds, told=seeds if is_one_of_many else (), scope=LeafScope)
 
 
 def map_stateless(call, tensors, values, num_members, lowering="vectorized"):
@@ -79,6 +80,7 @@ class StatelessCall:
         function: Takes a list of tensors.
         variables: The Keras variables whose values come from outside.
         told: Those of them whose values are returned even where the function does not assign them.
+        scope: The class of the scope in which the function runs.
 
     Returns of a call on `[tensors, values]`:
         What `function` returns; the new values of the variables that it assigned; what it gave to `add_loss`.
@@ -87,21 +89,37 @@ class StatelessCall:
         assigned: Which of the variables the function assigns, by number; known once it has run.
     """
 
-    def __init__(self, function, variables, told=()):
+    def __init__(self, function, variables, told=(), scope=keras.StatelessScope):
         self.function = function
+        self.scope = scope
         self.variables = variables
         self.told = {id(v) for v in told}
         self.assigned = []
 
     def __call__(self, elements):
         tensors, values = elements
-        with keras.StatelessScope(list(zip(self.variables, values)), collect_losses=True) as scope:
+        with self.scope(list(zip(self.variables, values)), collect_losses=True) as scope:
             before = [scope.get_current_value(v) for v in self.variables]
             outputs = self.function(tensors)
             after = [scope.get_current_value(v) for v in self.variables]
         triples = enumerate(zip(self.variables, before, after))
         self.assigned = [i for i, (variable, old, new) in triples if new is not old or id(variable) in self.told]
         return outputs, [after[i] for i in self.assigned], list(scope.losses)
+
+
+class LeafScope(keras.StatelessScope):
+    """A scope in which what a layer assigns to a trained weight, as SpectralNormalization does to its kernel, has no past.
+
+    On TensorFlow and torch a variable that was assigned has the gradient of its new value, and none flows through what was
+    computed for it. On JAX Keras itself computes in a `StatelessScope`, through which it flows.
+    """
+
+    def add_update(self, update):
+        variable, value = update
+        if variable.trainable and keras.backend.backend() != "jax":
+            old = self.get_current_value(variable)
+            value = ops.stop_gradient(value) + (old - ops.stop_gradient(old))  # zero, but for its gradient
+        super().add_update((variable, value))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -131,28 +131,41 @@ def all_finite(values):
     return ops.equal(ops.sum(values - values, axis=1), 0)  # NaN, where a number is infinite or NaN
 
 
+def computed_apart(values):
+    """Values that XLA on JAX computes before what uses them, as Keras's own step on JAX does where it has a condition.
+
+    Computed in one loop with what uses them, constants are multiplied first, and the last bit is another.
+    """
+    if keras.backend.backend() != "jax":
+        return values
+    import jax
+
+    return jax.lax.optimization_barrier(values)
+
+
 def assigns_in_place():
     """Whether optimizers change arrays without calling their own `assign`, `assign_add` and `assign_sub`: torch's do."""
     return keras.backend.backend() == "torch"
 
 
-def is_eager():
-    """Whether Python sees the numbers of a training step: torch runs it as it reads it, unless it traces it."""
-    if keras.backend.backend() != "torch":
-        return False
+def true_if_seen(every):
+    """True where Python sees that every member is in `every`, (N,) bools: on torch, unless it traces; else `every`."""
+    if every is True or keras.backend.backend() != "torch":
+        return every
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    return get_proxy_mode() is None
+    return True if get_proxy_mode() is None and bool(ops.all(every)) else every
 
 
 # ---- what follows a training step ----
 
 
 def values_before(model, variables, state):
-    """Copies of the values that untrained variables have before a training step, which on JAX gets them as its `state`."""
+    """Copies of the values that variables have before a training step, which on JAX gets them as its `state`."""
     if not state:
         return [ops.copy(v) for v in variables]
-    values = {id(v): value for v, value in zip(model.non_trainable_variables, state[0][1])}
+    groups = zip((model.trainable_variables, model.non_trainable_variables), state[0])
+    values = {id(v): value for group, part in groups for v, value in zip(group, part)}
     return [values[id(v)] for v in variables]
 
 

@@ -13,9 +13,9 @@ from keras import ops
 
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
-from keras_multiweight.training.lowerings import keras_class, outside_of_graphs
+from keras_multiweight.training.lowerings import computed_apart, keras_class, outside_of_graphs, true_if_seen
 from keras_multiweight.training.updates import BARE, ELEMENTWISE, MappedUpdate, StackedUpdate
-from keras_multiweight.training.weights import choose
+from keras_multiweight.training.weights import both, choose
 
 COMMON = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps", "loss_scale_factor")
 MAY_DIFFER = ("name", "learning_rate", "weight_decay", *BARE)
@@ -159,21 +159,32 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         return ops.sum(super().scale_loss(losses)) * (self._hidden.config["loss_scale_factor"] or 1)
 
     def apply(self, grads, trainable_variables=None):
-        hidden, weights = self._hidden, self._hidden.weights
-        order = [weights.index(v) for v in trainable_variables] if trainable_variables else hidden.order
-        gradients = {
+        gradients = self._of_members(grads, trainable_variables)
+        self._update(gradients, alive=self.are_trained(), finite=_all_finite(gradients))
+
+    def apply_to_all(self, grads, trainable_variables):
+        """As `apply`, where all members are known to be trained and all gradients to be finite: it spares none."""
+        self._update(self._of_members(grads, trainable_variables), alive=True, finite=True)
+
+    def _of_members(self, grads, variables):
+        """Dict of numbers of weights to `MemberGradient`, in order."""
+        weights = self._hidden.weights
+        order = [weights.index(v) for v in variables] if variables else self._hidden.order
+        return {
             i: MemberGradient(g, weights.templates[i].shape, weights.num_members)
             for i, g in sorted(zip(order, grads), key=lambda pair: pair[0])
             if g is not None
         }
-        alive = self.are_trained()
-        finite = _all_finite(gradients)
+
+    def _update(self, gradients, alive, finite):
+        """One step of the members that are `alive` and whose gradients are `finite`, (N,) each, or True for all."""
+        hidden, moved = self._hidden, true_if_seen(both(alive, finite))
         gradients, due = self._accumulated(self._unscaled(gradients))
-        rates, keep = self.member_learning_rates, ops.logical_and(ops.logical_and(alive, finite), due)
+        rates, keep = self.member_learning_rates, true_if_seen(both(moved, due))
         for update in hidden.updates:
             update.apply(hidden.clipping(gradients, update.members), rates, keep)
-        self._average(ops.logical_and(alive, finite))
-        self._constrain(gradients, ops.logical_and(alive, finite))
+        self._average(moved)
+        self._constrain(gradients, moved)
         self._note(alive, finite)
         self.iterations.assign_add(1)
 
@@ -192,9 +203,9 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         means = {}
         for i, gradient in gradients.items():
             total = gradient.dense().map(lambda v, i=i: v + self.accumulators[i])
-            means[i] = total.map(lambda v: v / steps)
+            means[i] = total.map(lambda v: computed_apart(v / steps))
             self.accumulators[i].assign(ops.where(due, ops.zeros_like(total.values), total.values))
-        return means, due
+        return means, ops.broadcast_to(due, self.active.shape)
 
     def _average(self, moved):
         """Moving averages of the weights, and the weights overwritten by them."""
@@ -206,7 +217,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             average.assign(choose(moved, momentum * average + (1 - momentum) * values, ops.convert_to_tensor(average)))
             if config["ema_overwrite_frequency"]:
                 now = ops.equal((iterations + 1) % config["ema_overwrite_frequency"], 0)
-                weights.assign(i, choose(ops.logical_and(moved, now), ops.convert_to_tensor(average), values))
+                weights.assign(i, choose(both(moved, now), ops.convert_to_tensor(average), values))
 
     def _constrain(self, gradients, moved):
         weights = self._hidden.weights
@@ -218,10 +229,14 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def _note(self, alive, finite):
         """Quarantine a member that is sick; or, where losses are scaled, choose the next scale."""
-        if not self._hidden.scaling:
+        if self._hidden.scaling:
+            return self._rescale(ops.broadcast_to(finite, self.counter.shape))
+        if finite is not True:
             found = ops.logical_and(alive, ops.logical_not(finite))
             self.sick.assign(ops.where(found, ops.cast(self.iterations + 1, "int32"), ops.convert_to_tensor(self.sick)))
-            return
+
+    def _rescale(self, finite):
+        """Choose the next scale of each member's loss, whose gradients were `finite`, (N,), or not."""
         grown = ops.equal(self.counter, self._hidden.scaling.dynamic_growth_steps - 1)
         factor = ops.where(finite, ops.where(grown, 2.0, 1.0), 0.5)
         self.scale.assign(self.scale * ops.cast(factor, self.scale.dtype))

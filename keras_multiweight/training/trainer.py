@@ -35,9 +35,9 @@ from keras_multiweight.training.weights import StackedWeights, choose_rows
 class _Hidden:
     """What Keras must not track: it is made anew at each `compile`."""
 
-    def __init__(self, given, statistics):
+    def __init__(self, given, weights):
         self.given = given  # the arguments of `compile`
-        self.statistics = statistics  # variables of the members that no optimizer trains
+        self.weights = weights
         self.losses = None
         self.metrics = None
         self.compiling = 0.0  # seconds, see `note_compiling`
@@ -115,7 +115,7 @@ class MemberTrainer(ScoredModel):
             auto_scale_loss=False,
         )
         self.loss = loss
-        self._compiled = hidden = _Hidden(given, weights.statistics)
+        self._compiled = hidden = _Hidden(given, weights)
         hidden.losses = MemberLosses(self._scorer(loss=loss, loss_weights=loss_weights), self.num_members)
         asked = metrics or weighted_metrics
         scorer = self._scorer(metrics=metrics, weighted_metrics=weighted_metrics)
@@ -143,7 +143,7 @@ class MemberTrainer(ScoredModel):
     def train_step(self, *args):
         """Keras's own, and then what callbacks compute in it."""
         *state, data = args
-        before = lowerings.values_before(self, self.statistics(), state)
+        before = lowerings.values_before(self, self.changeable(), state)
         result = super().train_step(*state, self.own_columns(data))
         if before:
             result = lowerings.after_step(self, result, lambda: self.spare_resting(before))
@@ -151,14 +151,17 @@ class MemberTrainer(ScoredModel):
             result = lowerings.after_step(self, result, lambda own=callback: own.after_step(self.optimizer.iterations))
         return result
 
-    def statistics(self):
-        """The variables of the members that training changes without an optimizer."""
-        return self._compiled.statistics
+    def changeable(self):
+        """The variables of the members that layers may change in training."""
+        weights = self._compiled.weights
+        return [*weights.statistics, *(variable for *_, variable in weights.assignable)]
 
     def spare_resting(self, before):
-        """Give the statistics of members that rest the values from `before` a training step."""
-        for variable, old in zip(self.statistics(), before):
-            variable.assign(choose_rows(self.optimizer.are_trained(), ops.convert_to_tensor(variable), old))
+        """Give what layers changed in members that rest the values of `changeable()` from `before` a training step."""
+        changed = {id(v) for v in self._compiled.weights.changed_by_layers()}
+        for variable, old in zip(self.changeable(), before):
+            if id(variable) in changed:
+                variable.assign(choose_rows(self.optimizer.are_trained(), ops.convert_to_tensor(variable), old))
 
     def note_compiling(self, seconds=0.0):
         """How long compiling the training step has been seen to take, at most."""

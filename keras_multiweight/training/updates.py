@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_multiweight.layers.mapping import StatelessCall, map_stateless
-from keras_multiweight.training.lowerings import assigns_in_place, is_eager, keras_class, stateless_class
+from keras_multiweight.training.lowerings import assigns_in_place, keras_class, stateless_class
 from keras_multiweight.training.weights import choose, choose_rows
 
 BARE = {
@@ -87,8 +87,8 @@ class StackedUpdate:
         return _own(self.base)
 
     def apply(self, gradients, rates, keep):
-        """Update the members that `keep`, (N,), with the `MemberGradient` of each weight's number."""
-        if is_eager() and bool(ops.all(keep)):
+        """Update the members that `keep`, (N,) or True for all, with the `MemberGradient` of each weight's number."""
+        if keep is True:
             return self._step(gradients, rates)
         states = [] if assigns_in_place() else [v for v in self.variables if len(v.shape)]
         others = [v for v in (*self.weights.stacked, *self.variables) if not any(v is state for state in states)]
@@ -186,7 +186,7 @@ class MappedUpdate:
         return keras.Variable(values, dtype=origin.dtype, trainable=False, name=origin.name)
 
     def apply(self, gradients, rates, keep):
-        """Update the members that `keep`, (N,), with the `MemberGradient` of each weight's number."""
+        """Update the members that `keep`, (N,) or True for all, with the `MemberGradient` of each weight's number."""
         own = [self._mine(part) for g in gradients.values() for part in g.parts]
         hyper = [self._mine(rates)] + ([ops.convert_to_tensor(self._decays)] if self._decays else [])
         every = [self.weights.values(i) for i in range(len(self.weights.templates))]
@@ -195,7 +195,7 @@ class MappedUpdate:
         sparse = any(g.ids is not None for g in gradients.values())  # whose steps TensorFlow does not map
         lowering = "unrolled" if sparse else "vectorized"
         _, updates, _ = map_stateless(call, [*hyper, *own], values, len(self.members), lowering)
-        keep = self._mine(keep)
+        keep = keep is True or self._mine(keep)
         for index, new in zip(call.assigned, updates):
             new = choose(keep, new, values[index])
             if index < len(every):
