@@ -218,20 +218,6 @@ def test_recommended_point_of_a_noisy_function_is_nearer_to_the_optimum_than_the
     assert (recommended < best).all() and recommended.mean() < best.mean() / 2
 
 
-def test_members_of_a_noisy_function_begin_again_and_both_regions_have_as_many_turns(tmp_path):
-    noisy, rng, steps = make(noise=0.3), np.random.default_rng(0), []
-    for _ in range(4):
-        x = noisy.ask(12)
-        steps.append(noisy._search.ensemble.steps.max())
-        noisy.tell(x, bowl(x) + 0.3 * rng.normal(size=12))
-    assert steps == [0, 30, 30, 30]  # PRETRAIN_STEPS, and no more
-    asked = [origin for origin in noisy.pool.origins if origin >= 0]
-    assert abs(np.mean(asked) - 0.5) <= 0.1 and len(asked) >= 24
-    noisy.save(tmp_path / "noisy.npz")
-    again = SurrogateOptimizer.load(tmp_path / "noisy.npz", model=lambda: network())
-    np.testing.assert_array_equal(again.ask(3), noisy.ask(3))
-
-
 def counted(optimizer, monkeypatch):
     """Which programs of the ensemble run, and with what."""
     calls, ensemble = [], optimizer._search.ensemble

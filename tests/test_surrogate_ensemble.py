@@ -95,17 +95,6 @@ def test_training_fits_and_zeroed_weights_stay_the_members_own(ensemble, data):
     assert (np.mean((ensemble.predict(data[0]) - data[1]) ** 2, axis=0) < 0.5 * before).all()
 
 
-def test_members_that_begin_again_train_as_fresh_ones(ensemble, data):
-    start = ensemble.weights.copy()
-    ensemble.train(*data, 15)
-    trained = ensemble.weights
-    assert (trained != start).any()
-    ensemble.begin_again()
-    np.testing.assert_array_equal(ensemble.weights, start)
-    ensemble.train(*data, 15)
-    np.testing.assert_array_equal(ensemble.weights, trained)
-
-
 @pytest.mark.parametrize("member_update", ["gradient", "evolution"])
 def test_narrow_member_trains_as_a_narrow_network_does(data, member_update, monkeypatch):
     """Units that are switched off stay off, and the others do not notice."""

@@ -31,7 +31,6 @@ def improvement(predictions, best, member):
 
 
 ACQUISITIONS = {"own": own, "mean": mean, "bound": bound, "improvement": improvement}
-EXACT, NOISY = ("own", "mean", "own", "bound", "own"), ("mean", "bound")  # the turns, unless they are named
 
 
 def checked_names(names):

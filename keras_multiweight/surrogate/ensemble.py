@@ -48,7 +48,6 @@ class PackedEnsemble:
 
     Attributes:
         weights: (N, P).
-        start: (N, P), what they were before training.
     """
 
     def __init__(self, network, num_members, dim, seed, optimizers, rates, sparsity, widths=None, member_update="gradient"):
@@ -75,13 +74,8 @@ class PackedEnsemble:
         start = [ops.convert_to_numpy(v).reshape(self.num_members, -1) for v in self.model.trainable_variables]
         weights = np.concatenate(start, axis=1)
         dense = np.random.default_rng(seed).random(weights.shape) >= self._sparsity
-        self.seed, self.start = seed, (weights * dense * self._exists).astype("float32")
-        self.begin_again()
-
-    def begin_again(self):
-        """All members at the weights they began with, and their optimizers too."""
-        self.weights = self.start.copy()
-        self.slots = np.zeros((2, *self.start.shape), "float32")
+        self.seed, self.weights = seed, (weights * dense * self._exists).astype("float32")
+        self.slots = np.zeros((2, *weights.shape), "float32")
         self.steps = np.zeros((self.num_members, 1), "float32")
 
     def _check(self, dim):

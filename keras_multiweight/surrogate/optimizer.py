@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from keras_multiweight.surrogate import records, saving
-from keras_multiweight.surrogate.acquisitions import EXACT, NOISY, checked_names
+from keras_multiweight.surrogate.acquisitions import checked_names
 from keras_multiweight.surrogate.ensemble import PackedEnsemble, default_network
 from keras_multiweight.surrogate.members import diversity
 from keras_multiweight.surrogate.minimize import evaluate
@@ -42,14 +42,12 @@ class SurrogateOptimizer:
         maximize: bool. Look for the largest value in place of the smallest.
         n_init: int, points of a scrambled Sobol design before the networks begin. Left out, `max(20, 2 * d)`.
         batch_size: int, points of an `ask()` that does not say how many.
-        noise: The standard deviation of the function's noise, about; left out, the function is taken for exact. With noise
-            every `ask` trains the members anew from their first weights, because long training learns the noise by heart.
+        noise: The standard deviation of the function's noise, about; left out, the function is taken for exact.
         constraints: A function, or a list of them, from points `(n, d)` to `(n,)` bools: where a point may be evaluated.
         callbacks: Functions that are called with the optimizer after every `tell`.
         member_update: "gradient", or "evolution" for natural evolution strategies, which train without gradients of weights.
         acquisitions: Names of what candidates are chosen by, in turn: "own" (one member's opinion, the members in turn),
-            "mean", "bound" (the mean and one standard deviation) and "improvement" (the expected improvement). Left out,
-            three of five turns are single members'; with `noise` none, because what a member makes of noise is its own.
+            "mean", "bound" (the mean and one standard deviation) and "improvement" (the expected improvement).
 
     Raises:
         ValueError: Bad bounds or numbers, by name.
@@ -78,7 +76,7 @@ class SurrogateOptimizer:
         constraints=None,
         callbacks=(),
         member_update="gradient",
-        acquisitions=None,
+        acquisitions=("own", "mean", "own", "bound", "own"),
     ):
         self.space = Space(bounds)
         self.seed, self.maximize, self.batch_size, self.noise = seed, bool(maximize), batch_size, noise or 0.0
@@ -88,8 +86,7 @@ class SurrogateOptimizer:
             if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
         self.num_members, self.member_update = num_members, member_update
-        usual = NOISY if self.noise else EXACT
-        self.acquisitions = checked_names(usual if acquisitions is None else acquisitions)
+        self.acquisitions = checked_names(acquisitions)
         self.constraints = [constraints] if callable(constraints) else list(constraints or ())
         self.callbacks = list(callbacks)
         self._start(self._ensemble(model))
@@ -305,8 +302,6 @@ class SurrogateOptimizer:
 
     def fork(self, i, j=None):
         """Give member `j` the weights of member `i`, so that it goes on apart: on draws of its own, with its own optimizer.
-
-        With `noise` all members begin anew when something was told, so that forks and merges last until then.
 
         Args:
             i: int, the parent.

@@ -13,7 +13,6 @@ TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
 SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
-NOISY = "LOLOLOLOLC"  # where noise hides which region leads, both have as many
 SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
@@ -51,11 +50,11 @@ class Search:
         """Take in what was told since the last time: one training program."""
         if len(pool) == self.seen:
             return
+        self._judge(pool)
         heights = pool.heights
-        if self.frames and self.ensemble:
-            expected = self.expected(pool)
-            self._judge(expected, heights)
-            heights = expected if self.noise else heights
+        if self.noise and self.frames and self.ensemble:
+            self._train(pool)
+            heights = self.expected(pool)
         self.niches.update(pool.unit, heights, pool.origins)
         self._train(pool)
 
@@ -64,18 +63,17 @@ class Search:
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
-            if self.noise:  # who goes on training for long learns the noise by heart
-                self.ensemble.begin_again()
-            count = TRAIN_STEPS if self.ensemble.steps.any() else PRETRAIN_STEPS
-            self.ensemble.train(*self._windows(pool.unit, pool.heights), count)
+            first = not self.ensemble.steps.any()
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
 
     def make_frames(self, unit):
         return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
 
-    def _judge(self, expected, heights):
+    def _judge(self, pool):
         """Compare what the members expect at the points told since the last time with what was told."""
-        if len(heights) - self.seen > 2:
-            correlation = _rank_correlation(expected[self.seen :], heights[self.seen :])
+        new = slice(self.seen, None)
+        if self.frames and self.ensemble and len(pool) - self.seen > 2:
+            correlation = _rank_correlation(self.expected(pool)[new], pool.heights[new])
             self.trust = 0.7 * self.trust + 0.3 * max(correlation, 0.0)
 
     def expected(self, pool):
@@ -184,8 +182,7 @@ class Search:
 
     def _group_in_turn(self):
         ranked, whole = self.niches.ranked(), self.num_regions
-        is_settled = self.niches.regions[ranked[0]].half < SETTLED_HALF
-        turns = NOISY if self.noise else SETTLED if is_settled else SEARCHING
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
         turn = turns[self.turn % len(turns)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
