@@ -73,10 +73,10 @@ class Matcher:
             seed: int, for the order of the groups and for the restarts.
             max_sweeps: The most sweeps of a descent.
         """
-        rng = np.random.default_rng(seed)
+        rng, draws = np.random.default_rng(seed), np.random.default_rng((seed, 1))  # restarts leave the first start alone
         start = start or self.spec.identity()
         begin = self.forward(target, source, start) if init == "forward" else start
-        begins = [begin, *({**start, **self._random(rng)} for _ in range(restarts))]
+        begins = [begin, *({**start, **self._random(draws)} for _ in range(restarts))]
         found = [self.descend(target, source, begin, rng, max_sweeps) for begin in begins]
         return max(found, key=lambda match: match.objective)
 

@@ -292,13 +292,13 @@ _WAYS = {  # by whether to compile
 }
 
 _CACHED = {
-    "tensorflow": Cached(2**19, 2**20, 4, 64),
-    "jax": Cached(2**19, 2**20, 4, 64),
+    "tensorflow": Cached(2**19, 2**20, 4, 16),
+    "jax": Cached(2**19, 2**20, 4, 16),
     "torch": Cached(2**19, 2**19, 4, 16),
 }
 _OF_MANY_PLACES = {
-    "tensorflow": Cached(2**19, 2**20, 1, 64),
-    "jax": Cached(2**19, 2**20, 1, 64),
+    "tensorflow": Cached(2**19, 2**20, 1, 16),
+    "jax": Cached(2**19, 2**20, 1, 16),
     "torch": Cached(2**20, 2**19, 2, 16),
 }
 _SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
