@@ -72,7 +72,8 @@ class Cached(NamedTuple):
 
     Attributes:
         chunk: How many numbers a layer may give for a chunk of members, with the chunk's weights.
-        whole: How many it may give for all members before these are cut into chunks.
+        whole: How many it may give for all members, beside a part for the copies of weights (`sizes.COPIES`), before
+            these are cut into chunks.
         members: How many a chunk should have at least; batches are made smaller for it.
         rows: For how many chunks pay, at least.
     """
