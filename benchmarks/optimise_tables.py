@@ -30,9 +30,16 @@ def end(row):
     return row["recommended"] if row["noise"] else row["regret"][str(row["budget"])]
 
 
+def by_seed(row):
+    first, count = row["seeds"]
+    return dict(zip(range(first, first + count), end(row)))
+
+
 def paired(*rows):
-    """Their regrets on the seeds that all have: all begin with the same."""
-    return list(zip(*zip(*map(end, rows))))
+    """Their regrets on the seeds that all have."""
+    found = [by_seed(row) for row in rows]
+    seeds = sorted(set.intersection(*map(set, found)))
+    return [[regrets[seed] for seed in seeds] for regrets in found]
 
 
 def p_value(lead, row):
