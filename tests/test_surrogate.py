@@ -263,27 +263,6 @@ def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):
         optimizer.pool.points, optimizer.pool.unit = optimizer.pool.points[:-6], optimizer.pool.unit[:-6]
 
 
-def test_members_see_whether_two_regions_lie_in_one_funnel_and_then_serve_the_leading_one(optimizer, monkeypatch):
-    monkeypatch.setattr(search, "PRETRAIN_STEPS", 300)
-    known = optimizer.space.decode(np.random.default_rng(0).random((80, 3)))
-    ends = np.array([[0.1, 0.5, 0.5], [0.9, 0.5, 0.5]])
-
-    def wells(x):
-        return 8 * (x[:, 0] ** 2 - 0.64) ** 2 + bowl(x) / 10
-
-    for function, is_apart in ((wells, True), (bowl, False)):
-        optimizer.restart(0)
-        for points in (known[:60], known[60:]):
-            optimizer.tell(points, function(points))
-            asked = optimizer.ask(10)
-        found = optimizer._search
-        assert found._apart(ends[0], ends[1:]) == [is_apart]
-    assert sorted(map(len, found.groups)) == [0, 1, 2] and len(asked) == 10
-    leader = found.niches.ranked()[0]
-    assert set(optimizer.pool.pending.values()) >= {leader} and len(found.groups[leader]) == 2
-    assert list(optimizer.pool.pending.values())[10:] == [leader] * 10
-
-
 @pytest.mark.parametrize("name", ["own", "mean", "bound", "improvement"])
 def test_candidates_are_chosen_by_the_acquisition_that_was_named(optimizer, monkeypatch, name):
     monkeypatch.setattr(optimizer._search, "acquisitions", [name])
@@ -325,7 +304,7 @@ def test_fork_goes_on_apart_and_merges_where_that_predicts_better():
     optimizer = make(num_members=6)
     optimizer.minimize(bowl, 24)
     optimizer.ask(1)
-    i, j = map(int, optimizer._search._home[0])
+    i, j = map(int, optimizer._search.groups[0])
     assert optimizer.fork(i) == j
     np.testing.assert_array_equal(weights(optimizer)[j], weights(optimizer)[i])
     assert not optimizer.merge(i, j)  # equal members predict equally

@@ -6,7 +6,7 @@ import pytest
 from keras_multiweight.surrogate import Categorical, Integer, Real
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import denormalised, normalised
-from keras_multiweight.surrogate.members import groups, lent
+from keras_multiweight.surrogate.members import groups
 from keras_multiweight.surrogate.regions import SMALLEST, Niches
 from keras_multiweight.surrogate.space import Space
 
@@ -92,12 +92,6 @@ def test_every_member_is_in_one_group(num_members):
     assert len(found) == 3 and sorted(np.concatenate(found).tolist()) == list(range(num_members))
 
 
-def test_members_of_a_region_that_waits_serve_the_leading_one():
-    home = groups(8, 2)
-    assert [members.tolist() for members in lent(home, [], 1)] == [members.tolist() for members in home]
-    assert [members.tolist() for members in lent(home, [0], 1)] == [[], [0, 1, 2, 3, 4, 5], [6, 7]]
-
-
 def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsewhere():
     niches = Niches(count=1, patience=4)
     unit, heights, origins = np.array([[0.1, 0.1], [0.9, 0.9]]), np.array([1.0, 0.5]), np.array([-1, -1])
@@ -156,36 +150,6 @@ def test_region_that_is_drawn_to_an_exhausted_place_begins_elsewhere():
     niches.exhausted += [np.array([0.9, 0.8])]  # nothing is far from all of them: the furthest is taken
     niches.update(unit, heights, np.full(2, -1))
     assert len(niches.regions) == 1 and niches.ranked() == [0]
-
-
-def told(*rows):
-    """Points in two dimensions with their heights, as the pool has them."""
-    table = np.array(rows)
-    return table[:, :2], table[:, 2], np.full(len(table), -1)
-
-
-def test_lower_region_waits_where_there_is_no_valley_and_begins_anew_where_the_leading_one_settles():
-    niches, known = Niches(count=2, patience=4), [(0.2, 0.5, 1.0), (0.8, 0.5, 0.5), (0.0, 0.0, 0.0)]
-    for valley in (False, True, False):
-        niches.update(*told(*known), lambda centre, points, valley=valley: np.full(len(points), valley))
-        assert [region.waits for region in niches.regions] == [False, not valley] and not niches.settled
-    known += [(0.21, 0.5, 0.999), (0.19, 0.5, 0.999), (0.75, 0.1, 0.6)]  # the leading box has become flat
-    niches.update(*told(*known), lambda centre, points: np.zeros(len(points), bool))
-    assert niches.settled and [region.waits for region in niches.regions] == [False, False]
-    assert [region.origin.tolist() for region in niches.regions] == [[0.2, 0.5], [0.75, 0.1]] and not niches.exhausted
-
-
-def test_region_begins_behind_a_valley_rather_than_at_a_better_point():
-    niches = Niches(count=2, patience=4)
-    niches.update(*told((0.2, 0.5, 1.0), (0.8, 0.5, 0.5), (0.8, 0.9, 0.4)), lambda centre, points: points[:, 1] > 0.7)
-    assert [region.centre.tolist() for region in niches.regions] == [[0.2, 0.5], [0.8, 0.9]]
-
-
-def test_place_of_a_waiting_region_that_the_leading_one_came_to_is_not_exhausted():
-    niches, known = Niches(count=2, patience=4), [(0.2, 0.5, 1.0), (0.8, 0.5, 0.5), (0.2, 0.0, 0.0)]
-    for known_now in (known, [*known, (0.75, 0.5, 2.0)]):
-        niches.update(*told(*known_now), lambda centre, points: np.zeros(len(points), bool))
-    assert [region.centre.tolist() for region in niches.regions] == [[0.75, 0.5], [0.2, 0.5]] and not niches.exhausted
 
 
 def test_acquisitions_want_what_they_say():

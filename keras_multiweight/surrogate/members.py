@@ -29,16 +29,3 @@ def groups(num_members, num_regions):
     whole = max(1, round(GLOBAL_SHARE * num_members)) if num_members > 1 else 0
     local = num_members - whole
     return [np.arange(k, local, num_regions) for k in range(num_regions)] + [np.arange(local, num_members)]
-
-
-def lent(home, waiting, leader):
-    """The groups while members of waiting regions serve the leading one.
-
-    Args:
-        home: What `groups` gave.
-        waiting: Numbers of regions.
-        leader: Number of the leading region.
-    """
-    found = [members[:0] if number in waiting else members for number, members in enumerate(home)]
-    found[leader] = np.sort(np.concatenate([home[number] for number in [leader, *waiting]]))
-    return found

@@ -2,8 +2,7 @@
 
 As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
 point belongs to the nearest centre, those of higher regions and of exhausted ones included, so that no region moves to where
-another is or was. Without a valley between them two regions lie in one funnel, and the lower one waits: the same test, by
-evaluations, tells the niches of an evolution strategy apart (Ursem 1999, Maree et al. 2018).
+another is or was.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -13,8 +12,6 @@ from scipy.spatial.distance import cdist
 
 LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
-CHALLENGERS = 7  # points far from all regions, the best of which that lies behind a valley begins one
-FLAT = 0.02  # of the spread of heights: by how much they differ in the box of a leading region that has settled
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
 
 
@@ -30,7 +27,6 @@ class Region:
         failures: Points told since the last success.
         streak: Successes since the box last changed.
         seen: How many of the pool's points have been counted.
-        waits: Whether it lies in the funnel of the leading region, which has its turns and its members meanwhile.
     """
 
     centre: np.ndarray
@@ -40,7 +36,6 @@ class Region:
     failures: int = 0
     streak: int = 0
     seen: int = 0
-    waits: bool = False
 
     def box(self):
         """The lower and upper corner, cut off at the cube."""
@@ -68,7 +63,7 @@ class Region:
         else:
             self.failures += int((is_new & mine).sum())
         self.seen = len(heights)
-        if self.failures >= patience and not self.is_flat(unit, heights, floor):
+        if self.failures >= patience and not self._is_flat(unit, heights, floor):
             self.half, self.failures, self.streak = self.half / 2, 0, 0
         if self.streak >= 3:
             self.half, self.streak = min(self.half * 2, LARGEST), 0
@@ -79,15 +74,9 @@ class Region:
             self.failures, self.streak = 0, self.streak + 1
         self.centre, self.height = centre, float(height)
 
-    def is_flat(self, unit, heights, floor):
-        """Whether the heights in its box differ by less than `floor`."""
+    def _is_flat(self, unit, heights, floor):
         inside = heights[np.abs(unit - self.centre).max(axis=1) <= self.half]
-        return len(inside) > 1 and inside.max() - np.median(inside) < floor
-
-
-def always_apart(centre, unit):
-    """(n,): valleys everywhere, which is what is assumed where nothing knows the whole."""
-    return np.ones(len(unit), bool)
+        return len(inside) > 0 and inside.max() - np.median(inside) < floor
 
 
 @dataclass
@@ -98,7 +87,6 @@ class Niches:
         count: How many regions.
         patience: Points without success, after which a box is halved.
         floor: See `Region.learn`.
-        settled: Whether the box of the leading region has become flat, so that the others need not wait.
         regions: List of `count` of them, empty before the first `update`.
         exhausted: List of (D,) places where no region is to be.
     """
@@ -106,16 +94,14 @@ class Niches:
     count: int
     patience: int
     floor: float = 0.0
-    settled: bool = False
     regions: list = field(default_factory=list)
     exhausted: list = field(default_factory=list)
 
-    def update(self, unit, heights, origins, apart=always_apart):
+    def update(self, unit, heights, origins):
         """Move, shrink, grow and restart the regions by what was told since the last time.
 
         Args:
             unit, heights, origins: (n, D), (n,), (n,) of the pool: an origin is the number of the region.
-            apart: Function from a centre (D,) and points (m, D) to (m,) bools: whether there is a valley between them.
         """
         self.regions = self.regions or [None] * self.count
         for number in self.ranked():
@@ -123,21 +109,9 @@ class Niches:
             self.regions[number].learn(unit, heights, mine, owned, self.patience, self.floor)
         for number in self.ranked():
             self._give_up(number)
-        self._settle(unit, heights)
         for number, region in enumerate(self.regions):
             if region is None:
-                self.regions[number] = self._found(unit, heights, apart)
-        leader, *others = (self.regions[number] for number in self.ranked())
-        leader.waits = False
-        for region in others:
-            region.waits = not self.settled and not apart(leader.centre, region.centre[None])[0]
-
-    def _settle(self, unit, heights):
-        """Where the leading region has settled, those that waited for it are to begin anew, where it has led by now."""
-        ranked, floor = self.ranked(), FLAT * (heights.max() - np.median(heights))
-        self.settled = bool(ranked and self.regions[ranked[0]].is_flat(unit, heights, floor))
-        if self.settled:
-            self.regions = [None if r is None or (r.waits and i != ranked[0]) else r for i, r in enumerate(self.regions)]
+                self.regions[number] = self._found(unit, heights)
 
     def _before(self, number):
         """The centres that come before a region's: those of higher regions, and what is exhausted."""
@@ -151,28 +125,20 @@ class Niches:
     def _give_up(self, number):
         """Drop a region that is exhausted, and one that was drawn to where another is or was.
 
-        A false maximum draws from far away: where such a region began is not to be begun at again. One that waits was not
-        drawn: the leading region came to it.
+        A false maximum draws from far away: where such a region began is not to be begun at again.
         """
         region = self.regions[number]
         reach = APART / 2 * np.sqrt(len(region.centre))
         is_drawn = _distance(region.centre[None], self._before(number))[0] < reach
         if region.half < SMALLEST or is_drawn:
-            drawn = [] if region.waits else [region.origin]
-            self.exhausted += drawn if is_drawn else [region.centre, region.origin]
+            self.exhausted += [region.origin] if is_drawn else [region.centre, region.origin]
             self.regions[number] = None
 
-    def _found(self, unit, heights, apart):
-        """A region round one of the best points far from all others and from what is exhausted, or round the furthest.
-
-        It is the best that lies behind a valley, seen from the leading region, or else the best.
-        """
+    def _found(self, unit, heights):
+        """A region round the best point that is far from all others and from what is exhausted, or round the furthest."""
         away = _distance(unit, [r.centre for r in self.regions if r is not None] + self.exhausted)
-        far = np.flatnonzero(away > APART * np.sqrt(unit.shape[1]))
-        rows = far[np.argsort(-heights[far], kind="stable")[:CHALLENGERS]] if len(far) else np.array([away.argmax()])
-        leaders = self.ranked()[:1]
-        behind = [row for i in leaders for row in rows[apart(self.regions[i].centre, unit[rows])]]
-        best = (behind or rows)[0]
+        far = away > APART * np.sqrt(unit.shape[1])
+        best = np.flatnonzero(far)[heights[far].argmax()] if far.any() else away.argmax()
         return Region(unit[best].copy(), float(heights[best]), unit[best].copy(), seen=len(heights))
 
     def ranked(self):
@@ -185,14 +151,12 @@ class Niches:
     def state(self):
         """Plain values."""
         plain = [{**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
-        exhausted = [centre.tolist() for centre in self.exhausted]
-        return {"regions": plain, "exhausted": exhausted, "settled": self.settled}
+        return {"regions": plain, "exhausted": [centre.tolist() for centre in self.exhausted]}
 
     def restore(self, state):
         arrays = [{name: np.array(r[name]) for name in ("centre", "origin")} for r in state["regions"]]
         self.regions = [Region(**{**r, **found}) for r, found in zip(state["regions"], arrays)]
         self.exhausted = [np.array(centre) for centre in state["exhausted"]]
-        self.settled = state["settled"]
 
 
 def _distance(unit, centres):

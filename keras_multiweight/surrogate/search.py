@@ -4,16 +4,16 @@ import numpy as np
 
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
-from keras_multiweight.surrogate.members import groups, lent
+from keras_multiweight.surrogate.members import groups
 from keras_multiweight.surrogate.pool import WHOLE
-from keras_multiweight.surrogate.regions import LARGEST, Niches, always_apart
+from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-SEARCHING, FOCUSED, SETTLED = "CCLLLLOLOL", "L", "LLOLCOLOLO"  # whose turn: the whole cube, the leading region, another
-VALLEY_STEPS = 9  # on the way from one incumbent to another
+SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
+SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -39,7 +39,7 @@ class Search:
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
-        self.groups = self._home = groups(num_members, self.num_regions)
+        self.groups = groups(num_members, self.num_regions)
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
@@ -55,27 +55,8 @@ class Search:
         if self.noise and self.frames and self.ensemble:
             self._train(pool)
             heights = self.expected(pool)
-        self.niches.update(pool.unit, heights, pool.origins, self._apart if self._knows_whole() else always_apart)
-        self._deal()
+        self.niches.update(pool.unit, heights, pool.origins)
         self._train(pool)
-
-    def _knows_whole(self):
-        return len(self._home[-1]) and self.ensemble.steps.any()
-
-    def _apart(self, centre, unit):
-        """(n,): whether the members of the whole see a valley between a centre and points, deeper than they differ."""
-        steps = np.linspace(0, 1, VALLEY_STEPS)[:, None, None]
-        path = (centre + steps * (unit - centre)).reshape(-1, unit.shape[1])
-        x = np.zeros((self.window, self.ensemble.num_members, unit.shape[1]))
-        x[: len(path)] = whole_cube(path).to_own(path)[:, None]
-        seen = self.ensemble.predict(x)[: len(path), self._home[-1]].reshape(VALLEY_STEPS, len(unit), -1)
-        mean, std = seen.mean(axis=2), seen.std(axis=2)
-        return (mean + std)[1:-1].min(axis=0) < np.minimum(mean[0], mean[-1])
-
-    def _deal(self):
-        """Members to groups: those of regions that wait serve the leading one."""
-        waiting = [number for number, region in enumerate(self.niches.regions) if region.waits]
-        self.groups = lent(self._home, waiting, self.niches.ranked()[0])
 
     def _train(self, pool):
         """All members on the windows of their groups, as the regions are now."""
@@ -148,7 +129,7 @@ class Search:
         if not self.ensemble:
             return [(points, np.empty((len(points), 0))) for points in draws]
         ends = self._ascend(unit, heights)
-        size = DRAWS + STARTS * sum(map(len, self._home[:-1]))
+        size = DRAWS + STARTS * max(map(len, self.groups))
         x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
         found = []
         for frame, members, drawn in zip(self.frames, self.groups, draws):
@@ -200,13 +181,13 @@ class Search:
             yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        leader, *others = [number for number in self.niches.ranked() if not self.niches.regions[number].waits]
-        searching = SEARCHING if others or self.num_regions == 1 else FOCUSED
-        turns, whole = SETTLED if self.niches.settled else searching, self.num_regions
+        ranked, whole = self.niches.ranked(), self.num_regions
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
         turn = turns[self.turn % len(turns)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
-        return others[self.turn // len(turns) % len(others)] if turn == "O" and others else leader
+        others = ranked[1:] or ranked
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
@@ -239,8 +220,7 @@ class Search:
         return False
 
     def _group(self, i):
-        """The members that always see what member i sees."""
-        found = [members for members in self._home if i in members]
+        found = [members for members in self.groups if i in members]
         if not found or not self.frames:
             raise ValueError(f"fork and merge take a member that has learned, by number. Received: i={i}.")
         return found[0]
@@ -267,8 +247,6 @@ class Search:
         if self.ensemble:
             self.ensemble.restore(arrays)
         self.frames = self.make_frames(unit[: self.seen]) if self.seen else []
-        if self.frames:
-            self._deal()
 
 
 def _scale_rows(frame, window):
