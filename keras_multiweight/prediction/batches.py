@@ -140,11 +140,12 @@ def batch_size_for(rows, limit, known):
     """How many rows a batch has, at most `limit`, where a program serves one size and takes time to make.
 
     The fewest batches, of equal size. A program that is there, for one of the sizes `known`, does as well if it computes at
-    most a quarter more rows than there are; but the first few sizes that are asked for get their own, because they repeat.
+    most a quarter more rows than there are, in at most twice as many batches; but the first few sizes that are asked for get
+    their own, because they repeat.
     """
     count = max(math.ceil(rows / limit), 1)
     even = max(math.ceil(rows / count), 1)
-    fitting = [size for size in known if size <= limit and size * math.ceil(rows / size) <= 1.25 * rows]
+    fitting = [size for size in known if even <= 2 * size <= 2 * limit and size * math.ceil(rows / size) <= 1.25 * rows]
     if even in known or not fitting or (rows <= limit and len(known) < EXACT_SIZES):
         return even
     return min(fitting, key=lambda size: (size * math.ceil(rows / size), -size))
