@@ -224,6 +224,7 @@ def _copy_or_reason(template):
     try:
         return copy_built(template)
     except CannotCopyError as error:
+        error.model_class = type(template)
         return error
 
 
