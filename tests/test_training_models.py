@@ -62,6 +62,21 @@ def test_weights_within_a_mapped_layer_have_names_of_their_own():
     assert len(set(paths)) == len(paths) == 10
 
 
+def twins():
+    """A model within another, called twice, whose statistics move at each call."""
+    x, step = keras.Input((4,)), k.Dense(4, activation="tanh")
+    inner = keras.Sequential([keras.Input((4,)), k.Dense(4, activation="tanh"), k.BatchNormalization(momentum=0.7)])
+    return keras.Model(x, k.Dense(3, activation="softmax")(inner(step(x)) + inner(step(step(x)))))
+
+
+def test_layers_that_are_called_twice_move_their_statistics_in_the_same_order(tmp_path):
+    """Keras calls those equally far from the outputs from left to right, or back; packed, others are equally far."""
+    assert_trains_alike(twins, (X, Y), {"optimizer": keras.optimizers.SGD(0.5), "loss": SPARSE}, FIT, num_members=2)
+    multi = kmw.replicate(twins, 2, seed=0)
+    multi.save(tmp_path / "twins.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "twins.keras").predict(X), multi.predict(X))
+
+
 class OwnStep(keras.Model):
     def train_step(self, *args):
         return super().train_step(*args)
