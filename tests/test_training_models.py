@@ -98,6 +98,16 @@ def test_models_that_train_in_a_way_of_their_own_are_refused(cls, method):
         multi.compile("adam", "mse")
 
 
+@pytest.mark.parametrize("one_each", [False, True])
+def test_variables_that_an_optimizer_knows_are_refused(one_each):
+    """Of members that are updated one by one Keras would ask for others."""
+    multi = kmw.replicate(cases.mlp, 2, seed=0)
+    optimizer = keras.optimizers.Lamb(0.01, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=multi.trainable_variables[:1])
+    with pytest.raises(ValueError, match=r"Received: exclude_from_weight_decay\(var_list=...\). Give var_names"):
+        multi.compile([optimizer, keras.optimizers.Lamb(0.01)] if one_each else optimizer, SPARSE)
+
+
 class Extremes(keras.metrics.Metric):
     """A metric of two results."""
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_multiweight.training.updates import said_later
+
 COMMON = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps", "loss_scale_factor")
 OWN_WAYS = ("fit", "train_step", "test_step", "compute_loss", "compute_metrics")
 
@@ -44,9 +46,17 @@ def checked_optimizers(optimizers, num_members):
 
 
 def _refuse(optimizers):
-    """Keras's ScheduleFreeAdamW keeps a reference where it needs a copy: where arrays change in place it computes something
+    """Optimizers that know variables of another model than a member; and those that compute otherwise alone.
+
+    Keras's ScheduleFreeAdamW keeps a reference where it needs a copy: where arrays change in place it computes something
     else than on JAX, which cannot be repeated for many members.
     """
+    inner = [getattr(o, "inner_optimizer", o) for o in {id(o): o for o in optimizers}.values()]
+    if any(isinstance(told, set) and told for o in inner for told in said_later(o).values()):
+        raise ValueError(
+            "What an optimizer leaves out of weight decay must be said by names, which weights have alone and packed. "
+            "Received: exclude_from_weight_decay(var_list=...). Give var_names=[...]."
+        )
     is_schedule_free = any(isinstance(o, keras.optimizers.ScheduleFreeAdamW) for o in optimizers)
     if is_schedule_free and keras.backend.backend() != "jax":
         raise ValueError(
