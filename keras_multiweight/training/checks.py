@@ -21,7 +21,7 @@ def check_trains_as_keras(cls):
 
 def _is_own(method, name):
     """Whether a method is a user's: Keras gives its classes another `train_step` on each backend."""
-    return method is not getattr(keras.Model, name) and not method.__module__.startswith("keras.")
+    return method is not getattr(keras.Model, name) and not getattr(method, "__module__", "").startswith("keras.")
 
 
 def checked_optimizers(optimizers, num_members):
