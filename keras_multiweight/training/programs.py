@@ -43,14 +43,14 @@ def _tensorflow_program(model, step, kind, xla, finished):
     steps, programs = {}, {}
 
     def kind_of(arrays, rows):
-        return tuple(rows.shape[2:]), *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
+        return tuple(rows.shape[1:]), *((tuple(a.shape), a.dtype.name) for a in tree.flatten(arrays) if a is not None)
 
     def trace(arrays, rows):
         def take(arrays, numbers):
             step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
         specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
-        numbers = tf.TensorSpec((None, *rows.shape[2:]), rows.dtype)  # any number of rows, as Keras traces its steps
+        numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
         return tf.function(take, autograph=False).get_concrete_function(specs, numbers)
 
     @tf.function(jit_compile=xla, autograph=False)
@@ -69,10 +69,9 @@ def _tensorflow_program(model, step, kind, xla, finished):
         kind = kind_of(arrays, rows)
         if kind not in steps:
             steps[kind] = trace(arrays, rows)
-        shape = tuple(rows.shape)
-        if (kind, shape) not in programs:  # concrete ones: of others TensorFlow warns where many models are trained
-            programs[kind, shape] = run.get_concrete_function(arrays, rows, count)
-        return programs[kind, shape](arrays, rows, count), state
+        if (kind, len(rows)) not in programs:  # concrete ones: of others TensorFlow warns where many models are trained
+            programs[kind, len(rows)] = run.get_concrete_function(arrays, rows, count)
+        return programs[kind, len(rows)](arrays, rows, count), state
 
     return program
 
