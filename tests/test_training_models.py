@@ -77,6 +77,12 @@ def test_layers_that_are_called_twice_move_their_statistics_in_the_same_order(tm
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "twins.keras").predict(X), multi.predict(X))
 
 
+def test_a_recurrent_layer_trains_alike_in_programs_of_many_steps():
+    """On TensorFlow without XLA, which does not compile its gradient."""
+    options = {"optimizer": "adam", "loss": SPARSE, "metrics": ["accuracy"], "steps_per_execution": 2}
+    assert_trains_alike(cases.text, cases.data(cases.text), options, FIT, num_members=2)
+
+
 class OwnStep(keras.Model):
     def train_step(self, *args):
         return super().train_step(*args)
