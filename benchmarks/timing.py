@@ -1,11 +1,13 @@
 """Interleaved timings: every variant in turn, round after round, so that a slow minute slows all of them alike."""
 
 import pathlib
+import random
 import re
 import statistics
 import time
 
 TURN = 0.05  # seconds: a turn of a fast variant is as many calls as fill it
+LEAST = 3  # calls in a turn, where they take less than a second: the first finds the caches as another variant left them
 
 
 def interleaved(variants, repeats):
@@ -17,9 +19,11 @@ def interleaved(variants, repeats):
     """
     calls = {name: _calls_in_a_turn(run) for name, run in variants.items()}
     seconds = {name: [] for name in variants}
+    order, shuffle = list(variants), random.Random(0).shuffle
     for _ in range(repeats):
-        for name, run in variants.items():
-            seconds[name].append(_seconds_a_call(run, calls[name]))
+        shuffle(order)  # or one variant would always follow the same other
+        for name in order:
+            seconds[name].append(_seconds_a_call(variants[name], calls[name]))
     return {name: statistics.median(turns) for name, turns in seconds.items()}
 
 
@@ -27,7 +31,8 @@ def _calls_in_a_turn(run):
     """Warm up, and count how many calls fill a turn."""
     for _ in range(2):  # the first compiles
         run()
-    return max(int(TURN / _seconds_a_call(run, 1)), 1)
+    seconds = _seconds_a_call(run, 1)
+    return max(int(TURN / seconds), LEAST if seconds * LEAST < 1 else 1)
 
 
 def _seconds_a_call(run, calls):

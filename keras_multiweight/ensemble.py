@@ -31,6 +31,9 @@ class EnsembleModel(Predicting, keras.Model):
         reduced = [reducer(name)(y) for name, y in zip(names, tree.flatten(answers), strict=True)]
         return cls(inputs, tree.pack_sequence_as(answers, reduced), name=name)
 
+    def jit_compile_asked(self):
+        return self.jit_compile if self.compiled else "auto"
+
     def packed(self):
         """The `MultiModel`. A method: Keras saves what it finds in the properties of a model."""
         return next(layer for layer in self.layers if isinstance(layer, Predicting))

@@ -322,7 +322,7 @@ def test_custom_classes_come_from_an_imported_module(tmp_path, monkeypatch, x):
     (tmp_path / "own_layers.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    own = keras.Sequential([keras.Input((6,)), importlib.import_module("own_layers").Doubled()])
+    own = keras.Sequential([keras.Input((6,)), importlib.import_module("own_layers").Doubled(name="doubled")])
     own.save("own.keras")
     del sys.modules["own_layers"], keras.saving.get_custom_objects()["own_layers>Doubled"]  # as in a new process
     fails("pack", "out.keras", "own.keras", match="Doubled' in layer 'doubled'")

@@ -219,7 +219,7 @@ def test_wrong_rule_is_found_by_validate():
 
 def test_rule_that_forgets_a_weight_holds_its_layer_fast():
     with pytest.warns(UserWarning, match="does not place: .*/forgotten/"):
-        spec = spec_of(k.Dense(6), Forgotten(), shape=(5,))
+        spec = spec_of(k.Dense(6), Forgotten(name="forgotten"), shape=(5,))
     assert not spec.groups
 
 

@@ -1,6 +1,7 @@
 """Predictor, and `predict` by it, against the loop over members."""
 
 import concurrent.futures
+import math
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras import ops, tree
 import keras_multiweight as kmw
 from keras_multiweight.packing import kinds
 from keras_multiweight.prediction import Predictor
+from keras_multiweight.prediction.batches import EXACT_SIZES, batch_size_for
 
 BACKEND = keras.backend.backend()
 SLOW = pytest.mark.slow
@@ -130,6 +132,19 @@ def test_any_number_of_rows_is_answered(models, multi, batch_size):
     for rows in (1, 2, 3, 4, 7, 40):
         oracle.assert_close(ask(x[:rows]), expected[:rows], f"{rows} rows")
     assert ask(x[:0]).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("limit", [64, 1024, 3000])
+def test_programs_for_many_sizes_are_few_and_compute_little_more_than_there_is(limit):
+    known = {1, 32}  # as `predict` meets when it is asked for a row, for a few, and then for many
+    for rows in (1024, *range(1, 6000, 7)):
+        size = batch_size_for(rows, limit, known)
+        batches = math.ceil(rows / size)
+        assert size <= limit
+        assert batches <= max(2 * math.ceil(rows / limit), 1)
+        assert batches * size <= 1.25 * rows + 1
+        known.add(size)
+    assert len(known) <= EXACT_SIZES + 4 * math.log2(limit)
 
 
 def test_many_sizes_share_programs(multi):

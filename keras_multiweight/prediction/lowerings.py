@@ -50,6 +50,15 @@ def ways(model, jit_compile):
     return list(_WAYS[backend][bool(jit_compile)])
 
 
+def compiles_in_predict(model, asked):
+    """The `jit_compile` of `predict`: Keras's, which leaves XLA out on TensorFlow's CPUs, where "auto" knows better.
+
+    With an `Embedding` it stays so: compiled by XLA, an id out of its range is no error.
+    """
+    is_better = keras.backend.backend() == "tensorflow" and on_cpu() and not _has(model, "Embedding")
+    return "auto" if asked == "auto" and is_better else model.jit_compile
+
+
 def _has(model, *names):
     """Whether a part of a class's name, such as "Conv", is in that of a layer, or of a member's layer."""
     layers = [layer.template() if isinstance(layer, MultiLayer) else layer for layer in all_layers(model)]

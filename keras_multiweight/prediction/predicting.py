@@ -3,13 +3,17 @@
 import keras
 
 from keras_multiweight.arrays import are_arrays, without_pandas
+from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.batches import check_at_least_one
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.prediction.sizes import Sizes
 
 
 class Predicting:
-    """Comes before `keras.Model` among the bases of a class, which may keep what `tune` found."""
+    """Comes before `keras.Model` among the bases of a class, which may keep what `tune` found.
+
+    The class tells by `jit_compile_asked()` what `compile` was given: a bool or "auto".
+    """
 
     _predictor = None  # at the first `predict` what it was made for, and it
 
@@ -21,8 +25,9 @@ class Predicting:
         """The answers of all members, `(B, N, ...)` for each output, as NumPy arrays.
 
         As `keras.Model.predict`, but arrays are cut into batches and run without Keras's data pipeline, which costs tens
-        of milliseconds a call, and compiled as `compile(jit_compile=)` says. Anything else (data sets, generators, `steps`,
-        `callbacks`, a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
+        of milliseconds a call, and compiled as `compile(jit_compile=)` says: by "auto", and without `compile`, as Keras would,
+        and by XLA on TensorFlow's CPUs too where that is faster. Anything else (data sets, generators, `steps`, `callbacks`,
+        a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
 
         Args:
             x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it; `(B, N, ...)` for
@@ -39,10 +44,11 @@ class Predicting:
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
     def _own_predictor(self, memory_limit):
-        """That of `predict`: compiled where Keras compiles, or as `tune` found."""
-        asked = self.jit_compile, memory_limit, self.tuned()
+        """That of `predict`."""
+        asked = self.jit_compile_asked(), memory_limit, self.tuned()
         if self._predictor is None or self._predictor[0] != asked:
-            options = {"jit_compile": self.jit_compile, "memory_limit": memory_limit, "tuned": self.tuned()}
+            compiles = lowerings.compiles_in_predict(self, asked[0])
+            options = {"jit_compile": compiles, "memory_limit": memory_limit, "tuned": self.tuned()}
             self._predictor = asked, Predictor(self, patient=True, **options)
         return self._predictor[1]
 

@@ -131,6 +131,9 @@ class MemberTrainer(ScoredModel):
         """The arguments of `compile`, as a dict."""
         return dict(self._compiled.given)
 
+    def jit_compile_asked(self):
+        return self._compiled.given["jit_compile"] if self.compiled else "auto"
+
     def get_compile_config(self):
         if not self.compiled:
             return {}
