@@ -7,7 +7,7 @@ import operator
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from keras_multiweight.bagging.oob import oob_predict, oob_score
 from keras_multiweight.copies import (
@@ -31,6 +31,7 @@ from keras_multiweight.prediction.predicting import Predicting
 from keras_multiweight.prediction.tuned import Tuned
 from keras_multiweight.prediction.tuning import Tuner
 from keras_multiweight.settings import settings_of, with_settings
+from keras_multiweight.training.checks import check_trains_as_keras
 from keras_multiweight.training.resume import compile_alone
 from keras_multiweight.training.trainer import MemberTrainer
 
@@ -264,6 +265,7 @@ class MultiModel(Predicting, MemberTrainer):
 
     def check_trainable(self):
         """Raise where one layer serves all members that training would change, or draw in, for each member alone."""
+        check_trains_as_keras(getattr(self._hidden.member, "model_class", type(self._hidden.member)))
         coupled = [x.name for x in self.shared_layers() if x.trainable_variables or draws_in_training(x)]
         if coupled:
             raise ValueError(
@@ -365,23 +367,21 @@ class MultiModel(Predicting, MemberTrainer):
 
 def _member_value(layer, index, i):
     """A weight of member `i`, as a NumPy array."""
-    return (
-        layer.member_value(index, i) if isinstance(layer, MultiLayer) else keras.ops.convert_to_numpy(layer.weights[index])
-    )
+    return layer.member_value(index, i) if isinstance(layer, MultiLayer) else ops.convert_to_numpy(layer.weights[index])
 
 
 def _stacked_value(layer, index, num_members):
     """A weight of all members, as a NumPy array `(N, ...)`."""
     if isinstance(layer, MultiLayer):
         return layer.stacked_value(index)
-    value = keras.ops.convert_to_numpy(layer.weights[index])
+    value = ops.convert_to_numpy(layer.weights[index])
     return np.broadcast_to(value, (num_members, *value.shape))
 
 
 def _set_member_value(layer, index, i, value):
     if isinstance(layer, MultiLayer):
         layer.set_member_value(index, i, value)
-    elif not np.array_equal(keras.ops.convert_to_numpy(layer.weights[index]), value):
+    elif not np.array_equal(ops.convert_to_numpy(layer.weights[index]), value):
         raise ValueError(
             "A weight that all members share cannot be set for one of them. Received: another value for layer "
             f"'{layer.name}' of member {i}. Pack with share=None."
@@ -396,4 +396,4 @@ def _lowering(layer, rows):
 
 def _bytes(layer):
     """The size of a layer's weights."""
-    return sum(math.prod(w.shape) * keras.ops.convert_to_numpy(w).dtype.itemsize for w in layer.weights)
+    return sum(math.prod(w.shape) * ops.convert_to_numpy(w).dtype.itemsize for w in layer.weights)

@@ -146,18 +146,19 @@ class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
         if not self.template().built:
             self.template().build(self._member_shape(tuple(input_shape)))
         values = values or MemberDraws(self.template(), self.num_members)
-        for index, weight in enumerate(self.template().weights):
-            self._hidden.weights.append(self._add_stacked(weight, lambda k=index: values.value(k)))
+        weights, seeds = self.template().weights, seed_states(self.template())
+        names = iter(_names([*weights, *seeds], self.template()))
+        for index, weight in enumerate(weights):
+            self._hidden.weights.append(self._add_stacked(weight, next(names), lambda k=index: values.value(k)))
         draws = MemberDraws(self.template(), self.num_members)
-        for state in seed_states(self.template()):
-            self._hidden.seeds.append(self._add_stacked(state, lambda state=state: draws.seed(state)))
+        for state in seeds:
+            self._hidden.seeds.append(self._add_stacked(state, next(names), lambda state=state: draws.seed(state)))
         self.make_templates()
         self.built = True
 
-    def _add_stacked(self, weight, value):
+    def _add_stacked(self, weight, name, value):
         stacked_shape = (self.num_members, *weight.shape)
         regularizer, constraint = getattr(weight, "regularizer", None), getattr(weight, "constraint", None)
-        name = _weight_name(weight, self.template())
         variable = self.add_weight(
             shape=(stacked_shape[0] * stacked_shape[1], *stacked_shape[2:]) if name in self.flat_weights else stacked_shape,
             initializer=lambda shape, dtype=None: ops.convert_to_tensor(np.ascontiguousarray(value()).reshape(shape), dtype),
@@ -368,12 +369,15 @@ def _map_tensors(fn, structure):
     return tree.map_structure(lambda x: fn(x) if is_tensor(x) else x, structure)
 
 
-def _weight_name(weight, member):
-    """The name of a weight; with the names of the sublayers that it is in, `query_kernel`, where two have one name."""
-    if sum(w.name == weight.name for w in member.weights) < 2:
-        return weight.name
-    path = weight.path.removeprefix(f"{member.path}/") if member.path else weight.name
-    return path.replace("/", "_")
+def _names(variables, member):
+    """Names of a member's variables, no two alike: of variables with one name Keras on torch clears one gradient only.
+
+    Where two have one name, those of the sublayers that they are in come before it, `query_kernel`, or a number after it.
+    """
+    plain = [v.name for v in variables]
+    full = [v.path.removeprefix(f"{member.path}/").replace("/", "_") for v in variables]
+    names = [path if plain.count(name) > 1 else name for name, path in zip(plain, full)]
+    return [f"{name}__{names[:i].count(name)}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def _is_trainable(weight, member):

@@ -108,17 +108,20 @@ class StatelessCall:
 
 
 class LeafScope(keras.StatelessScope):
-    """A scope in which what a layer assigns to a trained weight, as SpectralNormalization does to its kernel, has no past.
+    """A scope in which what a layer assigns to a variable has no past.
 
-    On TensorFlow and torch a variable that was assigned has the gradient of its new value, and none flows through what was
-    computed for it. On JAX Keras itself computes in a `StatelessScope`, through which it flows.
+    On TensorFlow and torch no gradient flows through what was computed for a variable, statistics, say; a trained weight
+    that was assigned, as SpectralNormalization's kernel is, has the gradient of its new value. On JAX Keras itself computes
+    in a `StatelessScope`, through which it flows.
     """
 
     def add_update(self, update):
         variable, value = update
-        if variable.trainable and keras.backend.backend() != "jax":
-            old = self.get_current_value(variable)
-            value = ops.stop_gradient(value) + (old - ops.stop_gradient(old))  # zero, but for its gradient
+        if keras.backend.backend() != "jax":
+            value = ops.stop_gradient(value)
+            if variable.trainable:
+                old = self.get_current_value(variable)
+                value = value + (old - ops.stop_gradient(old))  # zero, but for its gradient
         super().add_update((variable, value))
 
 

@@ -175,6 +175,20 @@ class RowsToSteps(StepsToRows):
         return previous_mask and previous_mask[1]
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class InTurn(StepsToRows):
+    """The first of two tensors as it is, in whatever layout, once the second is there: Keras calls a layer on it later."""
+
+    def call(self, inputs):
+        return inputs[0]
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs[0].shape, inputs[0].dtype)
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask and previous_mask[0]
+
+
 def stack_shared(x, num_members):
     """(B, ...) -> (N, B, ...)"""
     return ops.broadcast_to(ops.expand_dims(x, 0), (num_members, *ops.shape(x)))

@@ -35,7 +35,7 @@ from keras_multiweight.packing.match import IncompatibleModelsError, config_diff
 from keras_multiweight.packing.progress import with_progress
 from keras_multiweight.packing.settings import Settings, differing
 from keras_multiweight.packing.sharing import SharedLayers
-from keras_multiweight.packing.trace import Trace
+from keras_multiweight.packing.trace import Trace, tensors
 from keras_multiweight.packing.verify import Probe
 from keras_multiweight.packing.weights import Members, Stacks
 from keras_multiweight.settings import settings_of
@@ -224,6 +224,7 @@ def _copy_or_reason(template):
     try:
         return copy_built(template)
     except CannotCopyError as error:
+        error.model_class = type(template)
         return error
 
 
@@ -236,6 +237,7 @@ class _Packer:
         self.settings = settings
         self.shared = shared
         self.calls = calls
+        self.ends = {}  # id of a layer that is called again -> a tensor of its last call
 
     def run(self, model, inputs):
         """The packed outputs of a whole model. One that is no graph is packed as one layer."""
@@ -262,12 +264,27 @@ class _Packer:
             return self.visit(layer, args, kwargs, f"{path}/")
 
         calls = self.calls[id(operation)]
+        if calls > 1 and keeps_statistics(operation):
+            args = self.in_turn(operation, args)
         members = Members(operation, self.trace.num_members, calls, path, self.stacks, self.settings, pack_inside=inside)
         try:
-            return self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
+            outputs = self.rule(operation, args, kwargs)(self.trace, members, *args, **kwargs)
         except Exception as error:
             error.add_note(f"while packing layer '{path}' of class {type(operation).__name__}")
             raise
+        self.ends[id(operation)] = next(iter(tensors(outputs)), None)
+        return outputs
+
+    def in_turn(self, operation, args):
+        """Arguments of a layer that are there after its last call: Keras calls those of equal depth in one order or another,
+        and what moves statistics first counts less in the end.
+        """
+        end, flat = self.ends.get(id(operation)), tensors(args)
+        if end is None or not flat:
+            return args
+        later = plumbing.InTurn(name=self.trace.unique_name("in_turn"))([flat[0], end])
+        self.trace.mark(later, self.trace.layout(flat[0]))
+        return keras.tree.map_structure(lambda x: later if x is flat[0] else x, args)
 
     def rule(self, operation, args, kwargs):
         alike = id(operation) in self.shared and self.trace.layouts(args, kwargs) == {Layout.SHARED}
@@ -280,6 +297,11 @@ class _Packer:
         layout = Layout.SHARED if self.trace.layouts(x, mask) == {Layout.SHARED} else Layout.FOLDED
         x, mask = self.trace.to((x, mask), layout)
         return self.trace.mark(CarryMask(name=self.trace.unique_name("carry_mask"))(x, mask=mask), layout)
+
+
+def keeps_statistics(layer):
+    """Whether a layer has weights that it changes itself in training."""
+    return isinstance(layer, keras.layers.Layer) and layer.trainable and bool(layer.non_trainable_weights)
 
 
 def _with_border(trace, outputs, names):

@@ -31,8 +31,11 @@ class MemberBatch:
         target_flags = _flags(y, y_pred, names, member_targets, _target_has_members, check)
         weight_flags = _flags(sample_weight, y_pred, names, member_weights, _weight_has_members, check)
         masks = tree.map_structure(ReadMask().of, y_pred)
-        self._structure = (y, y_pred, masks, sample_weight)
         flat_masks = tree.flatten(masks)
+        if any(mask is not None for mask in flat_masks) and sample_weight is not None:
+            sample_weight = _for_each(sample_weight, weight_flags, num_members)
+            weight_flags = [x is not None for x in tree.flatten(sample_weight)]
+        self._structure = (y, y_pred, masks, sample_weight)
         flags = [*target_flags, *[True] * len(flat_masks), *[m is not None for m in flat_masks], *weight_flags]
         self._flags = flags
         self.tensors = [ops.moveaxis(ops.convert_to_tensor(x), 1, 0) for x, own in zip(self._flat(), flags) if own]
@@ -52,7 +55,15 @@ class MemberBatch:
         y, y_pred, masks, sample_weight = tree.pack_sequence_as(self._structure, flat)
         carry = CarryMask()
         carried = [x if m is None else carry(x, mask=m) for x, m in zip(tree.flatten(y_pred), tree.flatten(masks))]
-        return y, tree.pack_sequence_as(y_pred, carried), sample_weight
+        weights = tree.map_structure(lambda x: None if x is None else ops.copy(x), sample_weight)  # see `_for_each`
+        return y, tree.pack_sequence_as(y_pred, carried), weights
+
+
+def _for_each(sample_weight, flags, num_members):
+    """Sample weights with a member axis, `(B, N, ...)`: Keras on torch multiplies them by each member's mask in place."""
+    pairs = zip(tree.flatten(sample_weight), flags)
+    flat = [x if own or x is None else ops.repeat(ops.expand_dims(x, 1), num_members, axis=1) for x, own in pairs]
+    return tree.pack_sequence_as(sample_weight, flat)
 
 
 def _mean_row(x):

@@ -51,7 +51,7 @@ class MemberGradient:
 
     def finite(self):
         """Whether all numbers of each member are finite, (N,)."""
-        return lowerings.all_finite(ops.reshape(self.values, (self.num_members, -1)))
+        return lowerings.all_finite(self.values)
 
     # ---- for optimizers ----
 

@@ -125,10 +125,15 @@ def traced_once(function):
 
 
 def all_finite(values):
-    """Whether all numbers of each row are finite, (N, k) -> (N,). On torch `isfinite` makes five arrays on its way."""
+    """Whether all numbers of each member are finite, (N, ...) -> (N,).
+
+    Reshaped first, XLA does not fuse what follows with what gave the values: a step of 50 small networks takes 1.4 times as
+    long. On torch `isfinite` makes five arrays on its way.
+    """
+    rows = (values.shape[0], -1)
     if keras.backend.backend() != "torch":
-        return ops.all(ops.isfinite(values), axis=1)
-    return ops.equal(ops.sum(values - values, axis=1), 0)  # NaN, where a number is infinite or NaN
+        return ops.all(ops.reshape(ops.isfinite(values), rows), axis=1)
+    return ops.equal(ops.sum(ops.reshape(values - values, rows), axis=1), 0)  # NaN, where a number is infinite or NaN
 
 
 def computed_apart(values):

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_multiweight.training.checks import checked_optimizers
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
 from keras_multiweight.training.lowerings import computed_apart, keras_class, outside_of_graphs, true_if_seen
 from keras_multiweight.training.updates import BARE, ELEMENTWISE, MappedUpdate, StackedUpdate
 from keras_multiweight.training.weights import both, choose
 
-COMMON = ("use_ema", "ema_momentum", "ema_overwrite_frequency", "gradient_accumulation_steps", "loss_scale_factor")
 MAY_DIFFER = ("name", "learning_rate", "weight_decay", *BARE)
 
 
@@ -42,7 +42,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         self._hidden = hidden = _Hidden()
         hidden.weights = weights
         hidden.one = not isinstance(optimizers, (list, tuple))
-        optimizers = _checked(optimizers, weights.num_members)
+        optimizers = checked_optimizers(optimizers, weights.num_members)
         hidden.scaling = optimizers[0] if isinstance(optimizers[0], keras.optimizers.LossScaleOptimizer) else None
         hidden.given = optimizers
         hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
@@ -328,39 +328,6 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         raise NotImplementedError("A MemberOptimizer is made by MultiModel.compile; its config is the model's.")
-
-
-def _checked(optimizers, num_members):
-    """One optimizer a member, whose settings allow one graph."""
-    if not isinstance(optimizers, (list, tuple)):
-        optimizers = [keras.optimizers.get(optimizers)] * num_members
-        _refuse(optimizers)
-        return optimizers
-    found = [keras.optimizers.get(o) for o in optimizers]
-    _refuse(found)
-    if len(found) != num_members:
-        raise ValueError(f"A list of optimizers must have one a member, {num_members}. Received: {len(found)}.")
-    if len({id(o) for o in found}) < len(found):
-        raise ValueError("A list of optimizers must have one of its own for each member. Received: the same object twice.")
-    for key in COMMON:
-        values = [getattr(o, "inner_optimizer", o).get_config().get(key) for o in found]
-        if any(value != values[0] for value in values):
-            raise ValueError(f"The optimizers of all members must have equal {key}. Received: {values}.")
-    if len({isinstance(o, keras.optimizers.LossScaleOptimizer) for o in found}) > 1:
-        raise ValueError("The optimizers of all members must be LossScaleOptimizers, or none. Received: both.")
-    return found
-
-
-def _refuse(optimizers):
-    """Keras's ScheduleFreeAdamW keeps a reference where it needs a copy: where arrays change in place it computes something
-    else than on JAX, which cannot be repeated for many members.
-    """
-    is_schedule_free = any(isinstance(o, keras.optimizers.ScheduleFreeAdamW) for o in optimizers)
-    if is_schedule_free and keras.backend.backend() != "jax":
-        raise ValueError(
-            "ScheduleFreeAdamW trains members as they train alone on JAX only, because Keras's own computes differently on "
-            f"backends that change arrays in place. Received: backend '{keras.backend.backend()}'."
-        )
 
 
 def _kind(optimizer):

@@ -53,7 +53,6 @@ def _tensorflow_program(model, step, kind, xla, finished):
         numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
         return tf.function(take, autograph=False).get_concrete_function(specs, numbers)
 
-    @tf.function(jit_compile=xla, autograph=False)
     def run(arrays, rows, count):
         one = steps[kind_of(arrays, rows)]
 
@@ -64,14 +63,25 @@ def _tensorflow_program(model, step, kind, xla, finished):
         tf.while_loop(lambda at: at < count, body, [0])
         return model.get_metrics_result()
 
+    def compiled(given, xla):  # a concrete function: of others TensorFlow warns where many models are trained
+        return tf.function(run, jit_compile=xla, autograph=False).get_concrete_function(*given)
+
     def program(state, arrays, rows, count):
-        rows, count = tf.constant(rows), tf.constant(count)
-        kind = kind_of(arrays, rows)
+        given = arrays, tf.constant(rows), tf.constant(count)
+        kind = kind_of(*given[:2])
         if kind not in steps:
-            steps[kind] = trace(arrays, rows)
-        if (kind, len(rows)) not in programs:  # concrete ones: of others TensorFlow warns where many models are trained
-            programs[kind, len(rows)] = run.get_concrete_function(arrays, rows, count)
-        return programs[kind, len(rows)](arrays, rows, count), state
+            steps[kind] = trace(*given[:2])
+        key = kind, len(rows)
+        try:
+            programs[key] = programs.get(key) or compiled(given, xla)
+            return programs[key](*given), state
+        except (
+            tf.errors.InvalidArgumentError
+        ):  # what XLA does not compile, gradients of recurrent layers, has changed nothing
+            if not xla:
+                raise
+            programs[key] = compiled(given, False)
+            return programs[key](*given), state
 
     return program
 

@@ -19,7 +19,7 @@ from keras_multiweight.training.resume import loss_arguments
 from keras_multiweight.training.steps import needs_every_step
 from keras_multiweight.training.updates import fresh_copy
 
-WORTH = 2.0  # times the seconds of compiling the whole model that a smaller one must save, at most, to be compiled
+WORTH = 2.0  # times the seconds of compiling a model that a smaller one must save, at most, to be compiled
 
 
 class Running(keras.callbacks.Callback):
@@ -58,14 +58,14 @@ class Running(keras.callbacks.Callback):
             self._compute(self._all)
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.perf_counter()  # a smaller model is made in the seconds of its first epoch
         self._compute(self._wanted(epoch))
         if self.part:
             self.part.take_up()
-        self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         self._seconds.append(time.perf_counter() - self._start)
-        if len(self._seconds) > 1 and not self.part:
+        if len(self._seconds) > 1:
             self.whole.note_compiling(self._seconds[0] - min(self._seconds))
 
     def put_back(self):

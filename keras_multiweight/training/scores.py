@@ -54,7 +54,7 @@ class MemberScores(keras.metrics.Metric):
         return self._hidden.results()
 
     def _mapped_results(self):
-        results = self._map(lambda _: self._hidden.scorer.get_metrics_result(), [])
+        results = self._map(lambda _: _flat(self._hidden.scorer.get_metrics_result()), [])
         results.pop("loss", None)
         return results
 
@@ -63,7 +63,7 @@ class MemberScores(keras.metrics.Metric):
 
     def reset_state(self):
         for stack in self.stacks or []:
-            stack.assign(self._start(stack.origin))
+            stack.assign(self._start(stack.start))
 
     def _map(self, function, tensors):
         """Call a function once with each member's part of `tensors` and of the state."""
@@ -89,6 +89,7 @@ class MemberScores(keras.metrics.Metric):
             self.rows = self._rows_for(batch)
             with keras.StatelessScope():
                 for_shapes(lambda: self._score(*batch.part([x[0] for x in batch.tensors])))
+            self._hidden.scorer.reset_metrics()  # objects that a user gave may have been used before
             self.stacks = [self._add_stack(v) for v in self._hidden.scorer.metrics_variables]
 
     def check(self, batch):
@@ -98,14 +99,14 @@ class MemberScores(keras.metrics.Metric):
         return self.num_members
 
     def _add_stack(self, variable):
-        stack = self.add_variable(
-            (self.rows, *variable.shape), lambda shape, dtype=None: self._start(variable), variable.dtype, name=variable.name
-        )
-        stack.origin = variable
+        start, shape = ops.convert_to_numpy(variable), (self.rows, *variable.shape)
+        stack = self.add_variable(shape, lambda shape, dtype=None: self._start(start), variable.dtype, name=variable.name)
+        stack.start = start
         return stack
 
-    def _start(self, variable):
-        return ops.stack([variable.value] * self.rows)
+    def _start(self, value):
+        """The state of a scorer's metric before all batches, for every row."""
+        return ops.convert_to_tensor(np.repeat(value[None], self.rows, axis=0))
 
 
 class MemberLosses(MemberScores):
@@ -175,6 +176,12 @@ class MemberMetrics(MemberScores):
         if self.rows == self.num_members:
             return means
         return {**means, **{f"ensemble_{name}": values[-1] for name, values in every.items()}}
+
+
+def _flat(results):
+    """Results by name; those of a metric that has several are among the others, as in Keras's logs."""
+    parts = ({name: value} if not isinstance(value, dict) else _flat(value) for name, value in results.items())
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def finite_mean(values):

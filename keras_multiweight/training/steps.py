@@ -222,7 +222,12 @@ def row_spec(x):
 
 
 def two_rows(x):
-    return None if x is None else ops.zeros((2, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype))
+    return None if x is None else ops.zeros((2, *x.shape[1:]), _dtype(x))
+
+
+def _dtype(x):
+    """As the backend has it: JAX has numbers of 32 bits, and warns of others."""
+    return keras.backend.standardize_dtype(ops.convert_to_tensor(x[:0]).dtype)
 
 
 def _resumed(first, source):
@@ -232,7 +237,10 @@ def _resumed(first, source):
 
 def split(data, fraction):
     """Training and validation parts: the last rows are for validation, as Keras has it."""
-    at = math.floor(len(tree.flatten(data)[0]) * (1.0 - fraction))
+    rows = len(tree.flatten(data)[0])
+    at = math.floor(rows * (1.0 - fraction))
+    if not 0 < at < rows:
+        raise ValueError(f"validation_split must leave rows on both sides. Received: {fraction} of {rows} rows.")
     parts = (slice(None, at), slice(at, None))
     return [tree.map_structure(lambda a, part=part: None if a is None else a[part], data) for part in parts]
 

@@ -216,9 +216,12 @@ class MemberTrainer(ScoredModel):
         x, y, sample_weight, validation_data = without_pandas((x, y, sample_weight, validation_data))
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         options = {key: given[key] for key in ("epochs", "shuffle", "initial_epoch", "validation_freq", "verbose")}
+        self._check_compiled()
+        if validation_split and validation_data is None and are_arrays(x):  # before rows have the weights of their classes
+            (x, y, sample_weight), validation_data = split((x, y, sample_weight), validation_split)
+            given["validation_data"], given["validation_split"] = validation_data, 0.0
         if class_weight is not None and sample_weight is None and hasattr(y, "shape"):
             sample_weight, class_weight = class_weights(y, class_weight, self._has_member_axis(y)), None
-        self._check_compiled()
         history, *callbacks = with_history(callbacks)
         self._take_inside(callbacks)
         own_rows = members_data(callbacks, self, x, y, sample_weight, batch_size or 32)
@@ -232,8 +235,6 @@ class MemberTrainer(ScoredModel):
             options["shuffle"] = False  # the order is the data set's
         steps = self._steps(getattr(x, "batch_size", batch_size) or 32, callbacks)
         if steps > 1 and can_be_fed(data, validation_data) and not steps_per_epoch and not class_weight:
-            if validation_split and validation_data is None:
-                data, validation_data = split(data, validation_split)
             sizes = (batch_size or 32, validation_batch_size or batch_size or 32)
             with self._guarded(), self.optimizer.members_active():
                 return self._fit_in_blocks(data, validation_data, sizes, steps, validation_steps, callbacks, options)

@@ -32,14 +32,18 @@ STARTS_ALIKE = (*ELEMENTWISE, k.Adafactor, k.Lamb, k.Muon)  # their state does n
 
 def fresh_copy(optimizer, cls=None, **changes):
     """An unbuilt optimizer with the settings of another, with changes, perhaps of another class."""
-    named = keras_class(optimizer)
-    copy = (cls or named).from_config({**optimizer.get_config(), **changes})
-    same = named.from_config(optimizer.get_config())
+    copy = (cls or keras_class(optimizer)).from_config({**optimizer.get_config(), **changes})
+    for name, value in said_later(optimizer).items():
+        setattr(copy, name, {} if isinstance(value, dict) else value)  # Keras remembers by ids, of which others come again
+    return copy
+
+
+def said_later(optimizer):
+    """What an optimizer was told beside its config, by `exclude_from_weight_decay`: its attributes, by name."""
+    same = keras_class(optimizer).from_config(optimizer.get_config())
     if optimizer.built:
         same.build([keras.Variable(np.zeros((1, 1)))])
-    for name in vars(optimizer).keys() - vars(same).keys():  # what was said later: exclude_from_weight_decay
-        setattr(copy, name, vars(optimizer)[name])
-    return copy
+    return {name: vars(optimizer)[name] for name in vars(optimizer).keys() - vars(same).keys()}
 
 
 def bare_copy(optimizer, cls):
