@@ -25,9 +25,9 @@ class Predicting:
         """The answers of all members, `(B, N, ...)` for each output, as NumPy arrays.
 
         As `keras.Model.predict`, but arrays are cut into batches and run without Keras's data pipeline, which costs tens
-        of milliseconds a call, and compiled as `compile(jit_compile=)` says: by "auto", and without `compile`, as Keras would,
-        and by XLA on TensorFlow's CPUs too where that is faster. Anything else (data sets, generators, `steps`, `callbacks`,
-        a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
+        of milliseconds a call, and compiled as `compile(jit_compile=)` says: by "auto", and without `compile`, as Keras
+        would, and by XLA on TensorFlow's CPUs too where that is faster. Anything else (data sets, generators, `steps`,
+        `callbacks`, a progress bar by `verbose` 1 or 2) goes Keras's way. See `predictor` for many calls.
 
         Args:
             x: NumPy array or tensor `(B, ...)`, or a list or dict of them, as one member takes it; `(B, N, ...)` for

@@ -75,9 +75,7 @@ def _tensorflow_program(model, step, kind, xla, finished):
         try:
             programs[key] = programs.get(key) or compiled(given, xla)
             return programs[key](*given), state
-        except (
-            tf.errors.InvalidArgumentError
-        ):  # what XLA does not compile, gradients of recurrent layers, has changed nothing
+        except tf.errors.InvalidArgumentError:  # what XLA does not compile, gradients of recurrent layers, changed nothing
             if not xla:
                 raise
             programs[key] = compiled(given, False)
