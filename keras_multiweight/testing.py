@@ -59,7 +59,8 @@ def assert_trains_alike(
         tolerance: float, relative to the movement; the optimizer's state relative to the largest number of a kind, losses
             and metrics to their own size.
         roundings: float, how far beyond the tolerance rounding may lead: times what a change of the last bits of the
-            initial weights makes. More than once, because rounding comes in at every step; 0 allows nothing.
+            initial weights makes at most, in any weight, or any state of a kind. More than once, because rounding comes in
+            at every step; 0 allows nothing.
         seed: int, of the members' initial weights.
         check_state: Whether the optimizers' state is compared, too.
         member_inputs: As for `pack`, where the data of the packed model has inputs of each member.
@@ -200,26 +201,36 @@ class _Comparison:
         """Compare lists of arrays, one list a member; returns the largest difference."""
         largest = 0.0
         for i, single in enumerate(self.singles):
-            for k, (name, received, expected) in enumerate(zip(names(single), found[i], values(single), strict=True)):
-                shaken = lambda i=i, k=k: values(self.shaken()[i])[k]  # noqa: E731
+            for name, received, expected in zip(names(single), found[i], values(single), strict=True):
+                rounding = functools.partial(self._rounding, values, names, scale, name)
                 what = f"{kind} '{name}' of member {i}"
-                largest = max(largest, self._check(received, expected, scale(name), what, shaken))
+                largest = max(largest, self._check(received, expected, scale(name), what, rounding))
         return largest
+
+    def _rounding(self, values, names, scale, name):
+        """How far a change of last bits leads, at most, of all arrays that have the scale of one: of a few numbers chance
+        says little.
+        """
+        pairs = zip(self.shaken(), self.singles, strict=True)
+        triples = (triple for other, single in pairs for triple in zip(names(single), values(other), values(single)))
+        return max(_difference(a, b, scale(n), n) for n, a, b in triples if scale(n) == scale(name))
 
     def history(self, multi, history):
         for name in self.singles[0].history:
             expected, size = _columns(self.singles, name), _size(_columns(self.singles, name))
-            shaken = lambda name=name: _columns(self.shaken(), name)  # noqa: E731
+            rounding = functools.partial(self._rounding_of_history, name, expected, size)
             if name in multi.member_history:  # and no number that a callback put into the logs
-                self._check(multi.member_history[name], expected, size, f"history of '{name}'", shaken)
-            means = lambda shaken=shaken: shaken().mean(axis=1)  # noqa: E731
-            self._check(np.asarray(history.history[name]), expected.mean(axis=1), size, f"mean of '{name}'", means)
+                self._check(multi.member_history[name], expected, size, f"history of '{name}'", rounding)
+            self._check(np.asarray(history.history[name]), expected.mean(axis=1), size, f"mean of '{name}'", rounding)
 
-    def _check(self, received, expected, scale, what, shaken):
+    def _rounding_of_history(self, name, expected, size):
+        return _difference(_columns(self.shaken(), name), expected, size, name)
+
+    def _check(self, received, expected, scale, what, rounding):
         error = _difference(received, expected, scale, what)
         if error <= self.tolerance:
             return error
-        rounding = _difference(shaken(), expected, scale, what) if self.roundings else 0.0
+        rounding = rounding() if self.roundings else 0.0
         found = f"{what}: packed and single training differ by {error:.3g} (tolerance {self.tolerance:.3g}"
         if not error <= self.roundings * rounding:
             more = f"; the last bits of the initial weights make {rounding:.3g}" if self.roundings else ""

@@ -77,11 +77,11 @@ def mixed_arguments(i):
 def test_a_training_that_rounding_leads_astray_is_told_from_a_wrong_one():
     check = testing._Comparison([], None, 1e-7, roundings=4)
     assert check._check(1 + 1e-8, 1.0, 1.0, "loss", None) == pytest.approx(1e-8)
-    check._check(1 + 1e-6, 1.0, 1.0, "loss", lambda: 1 - 5e-7)
+    check._check(1 + 1e-6, 1.0, 1.0, "loss", lambda: 5e-7)
     with pytest.warns(UserWarning, match=r"loss: .* differ by 1e-06 \(tolerance 1e-07\).*make 5e-07.*compare it in float64"):
         check.warn()
     with pytest.raises(AssertionError, match=r"differ by 0.001 \(tolerance 1e-07; the last bits .* make 5e-07\)"):
-        check._check(1 + 1e-3, 1.0, 1.0, "loss", lambda: 1 - 5e-7)
+        check._check(1 + 1e-3, 1.0, 1.0, "loss", lambda: 5e-7)
     strict = testing._Comparison([], None, 1e-7, roundings=0)
     with pytest.raises(AssertionError, match=r"differ by 1e-06 \(tolerance 1e-07\)\.$"):
         strict._check(1 + 1e-6, 1.0, 1.0, "loss", None)
