@@ -53,10 +53,12 @@ def ways(model, jit_compile):
 def compiles_in_predict(model, asked):
     """The `jit_compile` of `predict`: Keras's, which leaves XLA out on TensorFlow's CPUs, where "auto" knows better.
 
-    With an `Embedding` it stays so: compiled by XLA, an id out of its range is no error.
+    With an `Embedding` it stays so, as compiled by XLA an id out of its range is no error; and in half precision, which XLA
+    rounds at fewer places.
     """
-    is_better = keras.backend.backend() == "tensorflow" and on_cpu() and not _has(model, "Embedding")
-    return "auto" if asked == "auto" and is_better else model.jit_compile
+    is_left_out = asked == "auto" and keras.backend.backend() == "tensorflow" and on_cpu()
+    halves = {"float16", "bfloat16"}.intersection(layer.compute_dtype for layer in all_layers(model))
+    return "auto" if is_left_out and not halves and not _has(model, "Embedding") else model.jit_compile
 
 
 def _has(model, *names):
