@@ -87,12 +87,14 @@ class Cached(NamedTuple):
             these are cut into chunks.
         members: How many a chunk should have at least; batches are made smaller for it.
         rows: For how many chunks pay, at least.
+        batch: How many numbers a layer may give for the smallest chunk of a batch; None: as many as `chunk`.
     """
 
     chunk: int
     whole: int
     members: int
     rows: int
+    batch: int | None = None
 
 
 def cached(model):
@@ -100,13 +102,16 @@ def cached(model):
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
     the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core. Where a row has
-    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once.
+    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once. What
+    a recurrent layer on JAX holds from step to step should stay in the caches, with its weights.
     """
     if not on_cpu():
         return None
     backend = keras.backend.backend()
     if backend == "tensorflow" and _has(model, "Conv"):
         return _SIDE_BY_SIDE
+    if backend == "jax" and _has(model, "LSTM", "GRU", "RNN") and not _has(model, "Conv", "Attention"):
+        return _OF_STEPS
     return (_OF_MANY_PLACES if _has(model, "Conv", "Attention") else _CACHED)[backend]
 
 
@@ -310,5 +315,6 @@ _OF_MANY_PLACES = {
     "jax": Cached(2**19, 2**20, 1, 16),
     "torch": Cached(2**20, 2**19, 2, 16),
 }
+_OF_STEPS = Cached(2**14, 2**12, 1, 16, batch=2**19)
 _SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}
