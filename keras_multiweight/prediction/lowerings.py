@@ -88,6 +88,7 @@ class Cached(NamedTuple):
         members: How many a chunk should have at least; batches are made smaller for it.
         rows: For how many chunks pay, at least.
         batch: How many numbers a layer may give for the smallest chunk of a batch; None: as many as `chunk`.
+        few: Of so many members at most a chunk is not worth its while: then they run one by one.
     """
 
     chunk: int
@@ -95,24 +96,22 @@ class Cached(NamedTuple):
     members: int
     rows: int
     batch: int | None = None
+    few: int = 0
 
 
 def cached(model):
     """What stays in the caches, measured by `benchmarks/batch_sizes.py`; None on a GPU, which has none of that size.
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
-    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core. Where a row has
-    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once. What
-    a recurrent layer on JAX holds from step to step should stay in the caches, with its weights.
+    the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core; JAX the
+    convolutions of a chunk. Where a row has many places, of an image or a text, one member keeps the cores busy: rows at once
+    gain more than members at once. What a recurrent layer on JAX holds from step to step should stay in the caches, with
+    its weights.
     """
     if not on_cpu():
         return None
-    backend = keras.backend.backend()
-    if backend == "tensorflow" and _has(model, "Conv"):
-        return _SIDE_BY_SIDE
-    if backend == "jax" and _has(model, "LSTM", "GRU", "RNN") and not _has(model, "Conv", "Attention"):
-        return _OF_STEPS
-    return (_OF_MANY_PLACES if _has(model, "Conv", "Attention") else _CACHED)[backend]
+    tables = (table for names, table in _CACHED if _has(model, *names))
+    return next(table for table in tables if keras.backend.backend() in table)[keras.backend.backend()]
 
 
 def batch_numbers():
@@ -305,16 +304,31 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_CACHED = {
-    "tensorflow": Cached(2**19, 2**20, 4, 16),
-    "jax": Cached(2**19, 2**20, 4, 16),
-    "torch": Cached(2**19, 2**19, 4, 16),
-}
-_OF_MANY_PLACES = {
-    "tensorflow": Cached(2**19, 2**20, 1, 16),
-    "jax": Cached(2**19, 2**20, 1, 16),
-    "torch": Cached(2**20, 2**19, 2, 16),
-}
-_OF_STEPS = Cached(2**14, 2**12, 1, 16, batch=2**19)
-_SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
+_CACHED = (  # what the names of a model's layers contain, and by backend what stays in the caches: the first counts
+    (
+        ("Conv",),
+        {
+            "tensorflow": Cached(2**19, 2**18, 1, 1),
+            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4),
+            "torch": Cached(2**20, 2**19, 2, 16),
+        },
+    ),
+    (
+        ("Attention",),
+        {
+            "tensorflow": Cached(2**19, 2**20, 1, 16),
+            "jax": Cached(2**19, 2**20, 1, 16),
+            "torch": Cached(2**20, 2**19, 2, 16),
+        },
+    ),
+    (("LSTM", "GRU", "RNN"), {"jax": Cached(2**14, 2**12, 1, 16, batch=2**19)}),
+    (
+        ("",),
+        {
+            "tensorflow": Cached(2**19, 2**20, 4, 16),
+            "jax": Cached(2**19, 2**20, 4, 16),
+            "torch": Cached(2**19, 2**19, 4, 16),
+        },
+    ),
+)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

@@ -142,7 +142,8 @@ class Sizes:
         cached = self._cached
         if cached is None or rows < cached.rows or self._widest * rows <= cached.whole + COPIES * self._weights:
             return self.num_members
-        return max(int(cached.chunk * self.num_members / (self._widest * rows + self._weights)), 1)
+        count = int(cached.chunk * self.num_members / (self._widest * rows + self._weights))
+        return count if count > cached.few else 1
 
 
 def memory_limit_in_bytes(memory_limit):
