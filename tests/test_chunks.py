@@ -57,6 +57,21 @@ def test_chunks_of_members_answer_as_the_members_do(jit_compile):
     assert not ask.failed
 
 
+@pytest.mark.parametrize("num_members", (3, 4))
+def test_chunks_beside_each_other_answer_as_the_members_do(num_members):
+    def attending():
+        x = keras.Input((3, 4))
+        return keras.Model(x, [k.Flatten()(k.MultiHeadAttention(2, 2)(x, x)), k.Dense(2)(x)])
+
+    models = oracle.members(attending, num_members)
+    multi = kmw.pack(models, verify=False)
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype("float32")
+    ask = multi.predictor(member_chunk=1)
+    for received, wanted in zip(ask(x), of_each(models, x, 5), strict=True):
+        oracle.assert_close(received, wanted, repr(ask))
+    assert not ask.failed
+
+
 # these layers draw seeds in prediction too, which they keep in variables: all members are computed at once
 ASSIGN = ("augmentation_of_rows", "augmentation_of_batches", "images_with_labels")
 

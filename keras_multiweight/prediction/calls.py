@@ -45,11 +45,13 @@ class ChunkedCall:
         model: A `MultiModel`, or an `EnsembleModel` that reduces the answers of one.
         form: As for `ModelCall`.
         chunks: The `Chunks` of the `MultiModel`.
+        beside: int, how many chunks a step of the loop computes, for cores that one chunk does not keep busy.
     """
 
-    def __init__(self, model, form, chunks):
+    def __init__(self, model, form, chunks, beside=1):
         self.model = model
         self.chunks = chunks
+        self._beside = beside if len(chunks.starts) % beside == 0 else 1
         self._call = ModelCall(chunks.model, form)
         self._stateless = StatelessCall(self._call, chunks.model.variables)
 
@@ -64,8 +66,20 @@ class ChunkedCall:
     def __call__(self, tensors):
         values = [v.value for v in self.chunks.variables]
         starts = ops.convert_to_tensor(self.chunks.starts, "int32")
-        parts = ops.map(lambda start: self._from(tensors, values, start), starts)
+        if self._beside == 1:
+            parts = ops.map(lambda start: self._from(tensors, values, start), starts)
+        else:
+            parts = self._in_groups(tensors, values, ops.reshape(starts, (-1, self._beside)))
         return self.model.reduced(list(map(self.chunks.join, parts)))
+
+    def _in_groups(self, tensors, values, starts):
+        """The outputs of all chunks, (chunks, B, c, ...), from `starts`, (steps, chunks of a step)."""
+
+        def step(starts):
+            parts = [self._from(tensors, values, starts[number]) for number in range(self._beside)]
+            return list(map(ops.stack, zip(*parts)))
+
+        return [ops.reshape(y, (self.num_chunks, *y.shape[2:])) for y in ops.map(step, starts)]
 
     def unrolled(self, tensors):
         """The same without a loop inside of the program: chunk after chunk is written out."""

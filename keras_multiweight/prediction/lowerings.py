@@ -89,6 +89,7 @@ class Cached(NamedTuple):
         rows: For how many chunks pay, at least.
         batch: How many numbers a layer may give for the smallest chunk of a batch; None: as many as `chunk`.
         few: Of so many members at most a chunk is not worth its while: then they run one by one.
+        beside: How many chunks a step of the loop over them computes.
     """
 
     chunk: int
@@ -97,6 +98,7 @@ class Cached(NamedTuple):
     rows: int
     batch: int | None = None
     few: int = 0
+    beside: int = 1
 
 
 def cached(model):
@@ -317,7 +319,7 @@ _CACHED = (  # what the names of a model's layers contain, and by backend what s
         ("Attention",),
         {
             "tensorflow": Cached(2**19, 2**20, 1, 16),
-            "jax": Cached(2**19, 2**20, 1, 16),
+            "jax": Cached(2**19, 2**20, 1, 16, beside=2),
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),

@@ -240,7 +240,7 @@ class Predictor:
             return ModelCall(self.model, arrays.form)
         if members not in self._chunks:
             self._chunks[members] = Chunks(self.model.packed(), members)
-        return ChunkedCall(self.model, arrays.form, self._chunks[members])
+        return ChunkedCall(self.model, arrays.form, self._chunks[members], self._sizes.beside)
 
     def _remember(self, failed, members):
         """Not to try again what failed, where something else runs."""

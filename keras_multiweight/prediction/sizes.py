@@ -78,6 +78,7 @@ class Sizes:
         self._bytes = _itemsize(model.compute_dtype)
         self._cached = lowerings.cached(model)
         self._widest = max(_widest(model), 1)
+        self.beside = self._cached.beside if self._cached and self.num_members > 1 else 1  # chunks
         self._border = sum(map(_size_a_row, tree.flatten(model.outputs)))
         self._weights = sum(math.prod(v.shape) for v in model.variables)
 
@@ -111,8 +112,10 @@ class Sizes:
 
     def activations(self, rows, members):
         """Bytes that are held while a batch is computed, its answers and its slices of the weights among them."""
-        slices = self._weights if members < self.num_members else 0
-        held = (rows * LAYERS_AT_ONCE * self._widest + slices) * members / self.num_members + rows * self._border
+        in_chunks = members < self.num_members
+        at_once = min(members * self.beside, self.num_members) if in_chunks else members
+        slices = self._weights if in_chunks else 0
+        held = (rows * LAYERS_AT_ONCE * self._widest + slices) * at_once / self.num_members + rows * self._border
         return math.ceil(self._bytes * held)
 
     def estimate(self, rows, batch_size, member_chunk):
