@@ -265,6 +265,7 @@ class SurrogateOptimizer:
             )
         unit = self.space.encode(self.space.checked(points))
         with self._learned():
+            self._search.learn_whole(self.pool)
             members = self.pool.sign * self._search.answers(self._search.frames, unit, self.pool.heights)
             speaks = np.zeros(members.shape)
             for frame, numbers in zip(self._search.frames, self._search.groups):

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
-from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.members import dealt, groups
 from keras_multiweight.surrogate.pool import WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches
 
@@ -12,8 +12,6 @@ NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
-SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -39,7 +37,7 @@ class Search:
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
-        self.groups = groups(num_members, self.num_regions)
+        self.groups = self._home = groups(num_members, self.num_regions)
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
@@ -53,21 +51,38 @@ class Search:
         self._judge(pool)
         heights = pool.heights
         if self.noise and self.frames and self.ensemble:
-            self._train(pool)
+            self._train(pool, TRAIN_STEPS)
             heights = self.expected(pool)
         self.niches.update(pool.unit, heights, pool.origins)
-        self._train(pool)
+        self._deal()
+        self._train(pool, TRAIN_STEPS if self._is_trained() else PRETRAIN_STEPS)
 
-    def _train(self, pool):
+    def _deal(self):
+        """Members to regions in play. Under noise those of the whole stay: they say what is expected far from all."""
+        whole = self._home[-1:]
+        if self.noise:
+            self.groups = dealt(self._home[:-1], self.niches.in_play()) + whole
+        else:
+            self.groups = dealt(self._home, self.niches.in_play())
+
+    def _train(self, pool, steps):
         """All members on the windows of their groups, as the regions are now."""
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
-            first = not self.ensemble.steps.any()
-            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), steps)
+
+    def learn_whole(self, pool):
+        """Send the members home, those of the whole cube too, and train them there, to predict anywhere."""
+        self.groups = self._home
+        self._train(pool, PRETRAIN_STEPS)
+
+    def _is_trained(self):
+        return self.ensemble is not None and self.ensemble.steps.any()
 
     def make_frames(self, unit):
-        return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
+        leader = self.niches.regions[self.niches.ranked()[0]]  # which stands for a region that has not begun
+        return [box_of(region or leader, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
 
     def _judge(self, pool):
         """Compare what the members expect at the points told since the last time with what was told."""
@@ -129,7 +144,7 @@ class Search:
         if not self.ensemble:
             return [(points, np.empty((len(points), 0))) for points in draws]
         ends = self._ascend(unit, heights)
-        size = DRAWS + STARTS * max(map(len, self.groups))
+        size = DRAWS + STARTS * self.ensemble.num_members
         x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
         found = []
         for frame, members, drawn in zip(self.frames, self.groups, draws):
@@ -181,13 +196,9 @@ class Search:
             yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        ranked, whole = self.niches.ranked(), self.num_regions
-        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
-        turn = turns[self.turn % len(turns)]
-        if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
-            return whole
-        others = ranked[1:] or ranked
-        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
+        """The leading region, and every second time another that plays."""
+        leader, *others = self.niches.in_play()
+        return others[self.turn // 2 % len(others)] if others and self.turn % 2 else leader
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
@@ -220,7 +231,8 @@ class Search:
         return False
 
     def _group(self, i):
-        found = [members for members in self.groups if i in members]
+        """The members that always see what member i sees."""
+        found = [members for members in self._home if i in members]
         if not found or not self.frames:
             raise ValueError(f"fork and merge take a member that has learned, by number. Received: i={i}.")
         return found[0]
@@ -247,6 +259,8 @@ class Search:
         if self.ensemble:
             self.ensemble.restore(arrays)
         self.frames = self.make_frames(unit[: self.seen]) if self.seen else []
+        if self.frames:
+            self._deal()
 
 
 def _scale_rows(frame, window):
