@@ -5,13 +5,12 @@ import numpy as np
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import dealt, groups
-from keras_multiweight.surrogate.pool import WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
-DRAWS = 64  # candidates of a group that no member leads to
+DRAWS = 64  # candidates of a region that no member leads to
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -58,12 +57,9 @@ class Search:
         self._train(pool, TRAIN_STEPS if self._is_trained() else PRETRAIN_STEPS)
 
     def _deal(self):
-        """Members to regions in play. Under noise those of the whole stay: they say what is expected far from all."""
-        whole = self._home[-1:]
-        if self.noise:
-            self.groups = dealt(self._home[:-1], self.niches.in_play()) + whole
-        else:
-            self.groups = dealt(self._home, self.niches.in_play())
+        """Members to the regions in play. Under noise those of the whole stay: they say what is expected far from all."""
+        stay = self._home[-1:] if self.noise else []
+        self.groups = dealt(self._home[: len(self._home) - len(stay)], self.niches.in_play()) + stay
 
     def _train(self, pool, steps):
         """All members on the windows of their groups, as the regions are now."""
@@ -138,21 +134,21 @@ class Search:
     # ---- proposing ----
 
     def candidates(self, pool):
-        """For each group candidates `(P, D)`, and the predictions of its members `(P, M)`, none if it has none."""
-        unit, heights = pool.unit[: self.seen], pool.heights[: self.seen]
-        draws = [self._draws(frame, unit, heights) for frame in self.frames]
+        """By number of the region, of those in play: candidates `(P, D)`, and its members' predictions `(P, M)`, if it has any."""
+        unit, heights, playing = pool.unit[: self.seen], pool.heights[: self.seen], self.niches.in_play()
+        draws = {number: self._draws(self.frames[number]) for number in playing}
         if not self.ensemble:
-            return [(points, np.empty((len(points), 0))) for points in draws]
+            return {number: (points, np.empty((len(points), 0))) for number, points in draws.items()}
         ends = self._ascend(unit, heights)
         size = DRAWS + STARTS * self.ensemble.num_members
         x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
-        found = []
-        for frame, members, drawn in zip(self.frames, self.groups, draws):
+        for number, drawn in draws.items():
+            frame, members = self.frames[number], self.groups[number]
             led = [frame.to_unit(ends[:, i]) for i in members]
-            found.append(np.resize(pool.space.snapped(np.concatenate([*led, drawn])), (size, unit.shape[1])))
-            x[:, members] = frame.to_own(found[-1])[:, None]
+            draws[number] = np.resize(pool.space.snapped(np.concatenate([*led, drawn])), (size, unit.shape[1]))
+            x[:, members] = frame.to_own(draws[number])[:, None]
         predictions = self.ensemble.predict(x)
-        return [(points, predictions[:, members]) for points, members in zip(found, self.groups)]
+        return {number: (points, predictions[:, self.groups[number]]) for number, points in draws.items()}
 
     def _ascend(self, unit, heights):
         """(S, N, D): where each member leads from its siblings' best points and from drawn ones."""
@@ -166,13 +162,12 @@ class Search:
                 starts[:, i], low[i], high[i] = frame.to_own(points), frame.to_own(frame.low), frame.to_own(frame.high)
         return self.ensemble.ascend(starts, low, high, max(round(ASCENT_STEPS * self.trust), ASCENT_STEPS // 4))
 
-    def _draws(self, frame, unit, heights):
+    def _draws(self, frame):
         """Points of a box in which some coordinates, or all, differ from the incumbent's."""
-        shape = (DRAWS, unit.shape[1])
+        shape = (DRAWS, len(frame.centre))
         drawn = self.rng.uniform(frame.low, frame.high, shape)
-        best = unit[self.rng.choice(np.argsort(-heights, kind="stable")[:5], DRAWS)] if frame.is_cube else frame.centre
         share = np.maximum(min(1.0, DRAWN_DIMS / shape[1]), self.rng.random((DRAWS, 1)))
-        return np.where(self.rng.random(shape) < share, drawn, best)
+        return np.where(self.rng.random(shape) < share, drawn, frame.centre)
 
     def next_points(self, pool, taken):
         """Encoded candidates in the order in which they are wanted, with their origins, without end.
@@ -181,21 +176,19 @@ class Search:
             pool: The `Pool`.
             taken: List of (D,) points from which the candidates keep apart. It grows by what the caller accepts.
         """
-        groups = self.candidates(pool)
+        found = self.candidates(pool)
         while True:
-            number = self._group_in_turn()
-            points, predictions = groups[number]
+            number = self._region_in_turn()
+            points, predictions = found[number]
             frame = self.frames[number]
             gap = GAP * float(np.mean(frame.high - frame.low)) / 2
             order = self._order(points, predictions)
-            if not frame.is_cube:
-                order = order[self.niches.owns(number, points[order])]
+            order = order[self.niches.owns(number, points[order])]
             at = _first_apart(points, order, taken, gap)
             self.turn += 1
-            origin = number if number < self.num_regions else WHOLE
-            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
+            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), number
 
-    def _group_in_turn(self):
+    def _region_in_turn(self):
         """The leading region, and every second time another that plays."""
         leader, *others = self.niches.in_play()
         return others[self.turn // 2 % len(others)] if others and self.turn % 2 else leader
