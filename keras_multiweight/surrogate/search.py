@@ -27,6 +27,7 @@ class Search:
         acquisitions: List of names of `ACQUISITIONS`, which have their turns.
 
     Attributes:
+        groups: For each region the numbers of the members that serve it now, and at the end those of the whole cube.
         seen: How many of the pool's points were learned.
         trust: Rank correlation of what was predicted for the last points with what was told, a moving average, in 0..1.
     """
@@ -69,7 +70,7 @@ class Search:
             self.ensemble.train(*self._windows(pool.unit, pool.heights), steps)
 
     def learn_whole(self, pool):
-        """Send the members home, those of the whole cube too, and train them there, to predict anywhere."""
+        """Send the members home, those of the whole cube too, and train them there: now they can speak for any point."""
         self.groups = self._home
         self._train(pool, PRETRAIN_STEPS)
 
@@ -134,7 +135,7 @@ class Search:
     # ---- proposing ----
 
     def candidates(self, pool):
-        """By number of the region, of those in play: candidates `(P, D)`, and its members' predictions `(P, M)`, if it has any."""
+        """Of the regions in play, by number: candidates `(P, D)` and what its M members predict there, `(P, M)`."""
         unit, heights, playing = pool.unit[: self.seen], pool.heights[: self.seen], self.niches.in_play()
         draws = {number: self._draws(self.frames[number]) for number in playing}
         if not self.ensemble:
