@@ -194,7 +194,6 @@ def test_saved_and_resumed_run_equals_the_one_that_went_on(optimizer, tmp_path):
 
 
 def test_networks_lead_to_the_optimum(optimizer, monkeypatch):
-    monkeypatch.setattr(search, "PRETRAIN_STEPS", 200)
     monkeypatch.setattr(search, "TRAIN_STEPS", 60)
     monkeypatch.setattr(search, "ASCENT_STEPS", 20)
     optimizer.minimize(bowl, 70)
@@ -305,7 +304,7 @@ def test_fork_goes_on_apart_and_merges_where_that_predicts_better():
     optimizer = make(num_members=6)
     optimizer.minimize(bowl, 24)
     optimizer.ask(1)
-    i, j = map(int, optimizer._search._home[0])
+    i, j = map(int, optimizer._search.groups[0])
     assert optimizer.fork(i) == j
     np.testing.assert_array_equal(weights(optimizer)[j], weights(optimizer)[i])
     assert not optimizer.merge(i, j)  # equal members predict equally

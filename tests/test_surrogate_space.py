@@ -6,7 +6,7 @@ import pytest
 from keras_multiweight.surrogate import Categorical, Integer, Real
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import denormalised, normalised
-from keras_multiweight.surrogate.members import dealt, groups
+from keras_multiweight.surrogate.members import groups
 from keras_multiweight.surrogate.regions import SMALLEST, Niches
 from keras_multiweight.surrogate.space import Space
 
@@ -90,16 +90,6 @@ def test_targets_come_back_as_heights():
 def test_every_member_is_in_one_group(num_members):
     found = groups(num_members, 2)
     assert len(found) == 3 and sorted(np.concatenate(found).tolist()) == list(range(num_members))
-    for playing in ([0], [1], [0, 1], [1, 0]):
-        lent = dealt(found, playing)
-        assert sorted(np.concatenate(lent).tolist()) == list(range(num_members))
-        assert all(set(found[number]) <= set(lent[number]) for number in playing)
-        assert all(len(members) == 0 for number, members in enumerate(lent) if number not in playing)
-
-
-def told(niches, unit, heights, origins=-1):
-    niches.update(np.asarray(unit), np.asarray(heights), np.broadcast_to(origins, len(heights)))
-    return [region and region.centre.tolist() for region in niches.regions]
 
 
 def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsewhere():
@@ -130,63 +120,23 @@ def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsew
     assert again.state() == niches.state()
 
 
-def test_second_region_begins_apart_once_the_first_has_settled():
+def test_two_regions_keep_apart():
     unit = np.random.default_rng(3).random((200, 3))
-    heights, niches = -np.linalg.norm(unit - 0.3, axis=1), Niches(count=2, patience=4)
-    told(niches, unit, heights)
-    assert told(niches, unit, heights)[1] is None and niches.in_play() == [0]
-    own = np.repeat([[0.35, 0.35, 0.35]], 16, axis=0)  # four times the patience, and nothing gained
-    told(niches, np.vstack([unit, own[:15]]), np.append(heights, np.full(15, -1.0)), np.repeat([-1, 0], [200, 15]))
-    assert niches.in_play() == [0]
-    told(niches, np.vstack([unit, own]), np.append(heights, np.full(16, -1.0)), np.repeat([-1, 0], [200, 16]))
-    assert niches.in_play() == [0, 1]
+    niches = Niches(count=2, patience=4)
+    niches.update(unit, -np.linalg.norm(unit - 0.3, axis=1), np.full(200, -1))
     first, second = (region.centre for region in niches.regions)
     assert np.linalg.norm(first - second) > 0.2 * np.sqrt(3)
-    again = Niches(count=2, patience=4)
-    again.restore(niches.state())
-    assert again.in_play() == [0, 1]
-
-
-def test_region_has_settled_where_the_heights_in_its_box_hardly_differ():
-    unit, heights = (
-        np.array([[0.2, 0.2], [0.3, 0.2], [0.9, 0.9], [0.1, 0.9], [0.9, 0.1]]),
-        np.array([1.0, 0.99, 0, 0.1, 0.2]),
-    )
-    assert told(Niches(count=2, patience=4), unit, heights)[1] is None  # a region is looked at when points were told to it
-    niches = Niches(count=2, patience=4)
-    told(niches, unit[:3], heights[:3])
-    assert told(niches, unit, heights) == [[0.2, 0.2], [0.9, 0.1]]
-
-
-def test_region_does_not_begin_on_the_flank_of_a_peak_that_was_climbed():
-    """A third of the false starts on Hartmann-6 were such points: far from the peak, and drawn to it again."""
-    unit = np.array([[0.1, 0.1], [0.3, 0.3], [0.5, 0.5], [0.9, 0.1]])  # peak, way, flank, and another peak
-    niches = Niches(count=2, patience=4)
-    told(niches, unit, np.array([1.0, 0.8, 0.6, 0.4]))
-    niches.regions[0].settled = True
-    region = niches._found(unit, np.array([1.0, 0.8, 0.6, 0.4]))
-    assert region.centre.tolist() == [0.9, 0.1]
 
 
 def test_region_does_not_move_to_where_a_higher_one_is():
     """Both boxes of Hartmann-6 once stood at one false maximum: the lower one had leapt to the better points in its box."""
-    niches, unit = Niches(count=2, patience=4), np.array([[0.2, 0.5], [0.25, 0.5], [0.8, 0.5], [0.0, 0.0]])
-    heights = np.array([1.0, 0.999, 0.5, 0.0])
-    told(niches, unit, heights)
-    assert told(niches, unit, heights) == [[0.2, 0.5], [0.8, 0.5]]
+    niches = Niches(count=2, patience=4)
+    unit = np.array([[0.2, 0.5], [0.8, 0.5], [0.0, 0.0]])
+    niches.update(unit, np.array([1.0, 0.5, 0.0]), np.full(3, -1))
     unit = np.vstack([unit, [[0.45, 0.5], [0.7, 0.5]]])  # in both boxes; the first is nearer to the higher region
-    assert told(niches, unit, np.append(heights, [0.9, 0.6])) == [[0.2, 0.5], [0.7, 0.5]]
+    niches.update(unit, np.array([1.0, 0.5, 0.0, 0.9, 0.6]), np.full(5, -1))
+    assert [region.centre.tolist() for region in niches.regions] == [[0.2, 0.5], [0.7, 0.5]]
     assert niches.owns(1, np.array([[0.44, 0.5], [0.46, 0.5]])).tolist() == [False, True]
-
-
-def test_lower_region_that_has_settled_in_a_small_box_is_given_up():
-    niches, unit = Niches(count=2, patience=4), np.array([[0.2, 0.5], [0.25, 0.5], [0.8, 0.5], [0.5, 0.0]])
-    heights = np.array([1.0, 0.999, 0.5, 0.0])
-    for _ in range(3):
-        told(niches, unit, heights)
-    niches.regions[1].half, niches.regions[1].stale = 0.019, 16
-    assert told(niches, unit, heights)[1] == [0.5, 0.0]
-    assert [place.tolist() for place in niches.exhausted] == [[0.8, 0.5], [0.8, 0.5]]
 
 
 def test_region_that_is_drawn_to_an_exhausted_place_begins_elsewhere():

@@ -1,7 +1,7 @@
 """The part of the data that a group of members sees, and its coordinates. D encoded dimensions, n points, W rows a window.
 
 The members are divided into groups: one for each region, whose members see the points near its incumbent in the coordinates
-of its box, and one for the whole cube, which predicts where no region is.
+of its box, and one for the whole cube.
 """
 
 from dataclasses import dataclass

@@ -29,16 +29,3 @@ def groups(num_members, num_regions):
     whole = max(1, round(GLOBAL_SHARE * num_members)) if num_members > 1 else 0
     local = num_members - whole
     return [np.arange(k, local, num_regions) for k in range(num_regions)] + [np.arange(local, num_members)]
-
-
-def dealt(home, playing):
-    """The groups while these regions play: the members of all others, and of the whole, serve the last of them.
-
-    Args:
-        home: What `groups` gave.
-        playing: Numbers of regions, the highest first.
-    """
-    idle = [number for number in range(len(home)) if number not in playing]
-    found = [members[:0] if number in idle else members for number, members in enumerate(home)]
-    found[playing[-1]] = np.sort(np.concatenate([home[number] for number in (playing[-1], *idle)]))
-    return found

@@ -25,11 +25,11 @@ Prediction = namedtuple("Prediction", ["mean", "std", "members"])
 class SurrogateOptimizer:
     """Looks for the optimum of a function that is costly to evaluate, by networks that learn it and lead uphill.
 
-    N networks, diverse by optimizer, learning rate, sparsity and data, are one packed model. They see the points round the
-    best one, in the coordinates of a box that shrinks and grows. Once it has settled, a part of them sees the points round
-    another incumbent, far away; to `predict`, and under noise, some see the whole. An `ask` trains all of them in one
-    compiled program from their last weights, leads many starts uphill in each of them in a second one, and takes
-    candidates by several acquisitions in turn. Its cost does not grow with the evaluations but for sorting them.
+    N networks, diverse by optimizer, learning rate, sparsity and data, are one packed model. Most see the points round one
+    of a few distinct incumbents, in the coordinates of a box that shrinks and grows; the others see the whole. An `ask`
+    trains all of them in one compiled program from their last weights, leads many starts uphill in each of them in a
+    second one, and takes candidates by several acquisitions in turn. Its cost does not grow with the evaluations but for
+    sorting them.
 
     After "Parallel optimization via multiple neural networks", with the boxes of TuRBO (Eriksson et al., NeurIPS 2019).
 
@@ -252,8 +252,8 @@ class SurrogateOptimizer:
     def predict(self, points):
         """What the members expect at points `(n, d)`: `Prediction(mean, std, members)`, (n,), (n,) and (n, N).
 
-        A member of a region speaks for the points in its box; elsewhere the mean and standard deviation are of a quarter of
-        the members, which are trained on the whole for it. With one member it speaks everywhere.
+        A member of a region speaks for the points in its box; elsewhere the mean and standard deviation are of the members
+        of the whole. With one member it speaks everywhere.
 
         Raises:
             ValueError: Fewer than two evaluations are known, or there are no networks.
@@ -265,7 +265,6 @@ class SurrogateOptimizer:
             )
         unit = self.space.encode(self.space.checked(points))
         with self._learned():
-            self._search.learn_whole(self.pool)
             members = self.pool.sign * self._search.answers(self._search.frames, unit, self.pool.heights)
             speaks = np.zeros(members.shape)
             for frame, numbers in zip(self._search.frames, self._search.groups):

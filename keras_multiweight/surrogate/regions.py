@@ -2,10 +2,9 @@
 
 As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
 point belongs to the nearest centre, those of higher regions and of exhausted ones included, so that no region moves to where
-another is or was. The highest region plays alone until it has settled; then others challenge it.
+another is or was.
 """
 
-import math
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -14,8 +13,6 @@ from scipy.spatial.distance import cdist
 LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
-GAIN, STALE = 0.02, 4  # a gain to speak of, as a share of the spread of heights; how often the patience without one
-SETTLED_HALF = 0.02  # half the side of a box, beneath which a lower region that has settled is given up
 
 
 @dataclass
@@ -30,9 +27,6 @@ class Region:
         failures: Points told since the last success.
         streak: Successes since the box last changed.
         seen: How many of the pool's points have been counted.
-        mark: The height after the last gain to speak of.
-        stale: Points told since.
-        settled: Whether there was none for long, or the heights in its box no longer differ by as much.
     """
 
     centre: np.ndarray
@@ -42,9 +36,6 @@ class Region:
     failures: int = 0
     streak: int = 0
     seen: int = 0
-    mark: float = -math.inf
-    stale: int = 0
-    settled: bool = False
 
     def box(self):
         """The lower and upper corner, cut off at the cube."""
@@ -71,14 +62,11 @@ class Region:
             self._move(unit[best], heights[best], heights)
         else:
             self.failures += int((is_new & mine).sum())
-        gain = GAIN * (heights.max() - np.median(heights))
-        self._count_stale(int((is_new & mine).sum()), gain)
         self.seen = len(heights)
         if self.failures >= patience and not self._is_flat(unit, heights, floor):
             self.half, self.failures, self.streak = self.half / 2, 0, 0
         if self.streak >= 3:
             self.half, self.streak = min(self.half * 2, LARGEST), 0
-        self.settled = self.stale >= STALE * patience or bool(self._is_flat(unit, heights, gain))
 
     def _move(self, centre, height, heights):
         spread = np.quantile(heights, 0.9) - np.median(heights)
@@ -86,15 +74,9 @@ class Region:
             self.failures, self.streak = 0, self.streak + 1
         self.centre, self.height = centre, float(height)
 
-    def _count_stale(self, told, gain):
-        if self.height > self.mark + gain:
-            self.mark, self.stale = self.height, 0
-        else:
-            self.stale += told
-
     def _is_flat(self, unit, heights, floor):
         inside = heights[np.abs(unit - self.centre).max(axis=1) <= self.half]
-        return len(inside) > 1 and inside.max() - np.median(inside) < floor
+        return len(inside) > 0 and inside.max() - np.median(inside) < floor
 
 
 @dataclass
@@ -105,7 +87,7 @@ class Niches:
         count: How many regions.
         patience: Points without success, after which a box is halved.
         floor: See `Region.learn`.
-        regions: List of `count` of them, None where none has begun, empty before the first `update`.
+        regions: List of `count` of them, empty before the first `update`.
         exhausted: List of (D,) places where no region is to be.
     """
 
@@ -122,23 +104,14 @@ class Niches:
             unit, heights, origins: (n, D), (n,), (n,) of the pool: an origin is the number of the region.
         """
         self.regions = self.regions or [None] * self.count
-        for number in self.in_play():
+        for number in self.ranked():
             mine, owned = origins == number, self.owns(number, unit)
             self.regions[number].learn(unit, heights, mine, owned, self.patience, self.floor)
         for number in self.ranked():
             self._give_up(number)
         for number, region in enumerate(self.regions):
-            if region is None and (not self.ranked() or self.is_settled()):
+            if region is None:
                 self.regions[number] = self._found(unit, heights)
-
-    def is_settled(self):
-        """Whether the highest region has settled, so that others are worth their points."""
-        return self.regions[self.ranked()[0]].settled
-
-    def in_play(self):
-        """The numbers of the regions that get points, the highest first: it alone until it has settled."""
-        ranked = self.ranked()
-        return ranked if ranked and self.is_settled() else ranked[:1]
 
     def _before(self, number):
         """The centres that come before a region's: those of higher regions, and what is exhausted."""
@@ -150,26 +123,20 @@ class Niches:
         return _distance(unit, [self.regions[number].centre]) <= _distance(unit, self._before(number))
 
     def _give_up(self, number):
-        """Drop a region that is exhausted, one that was drawn to where another is or was, and a lower one that has settled.
+        """Drop a region that is exhausted, and one that was drawn to where another is or was.
 
         A false maximum draws from far away: where such a region began is not to be begun at again.
         """
         region = self.regions[number]
         reach = APART / 2 * np.sqrt(len(region.centre))
         is_drawn = _distance(region.centre[None], self._before(number))[0] < reach
-        is_lost = number != self.ranked()[0] and region.half < SETTLED_HALF and region.settled
-        if region.half < SMALLEST or is_drawn or is_lost:
+        if region.half < SMALLEST or is_drawn:
             self.exhausted += [region.origin] if is_drawn else [region.centre, region.origin]
             self.regions[number] = None
 
     def _found(self, unit, heights):
-        """A region round the best point that is far from all others and from what is exhausted, or round the furthest.
-
-        It is far from all higher points too: the flank of a peak that was climbed is no peak (nearest-better distances,
-        Preuss 2010).
-        """
+        """A region round the best point that is far from all others and from what is exhausted, or round the furthest."""
         away = _distance(unit, [r.centre for r in self.regions if r is not None] + self.exhausted)
-        away = np.minimum(away, _distance_from_higher(unit, heights))
         far = away > APART * np.sqrt(unit.shape[1])
         best = np.flatnonzero(far)[heights[far].argmax()] if far.any() else away.argmax()
         return Region(unit[best].copy(), float(heights[best]), unit[best].copy(), seen=len(heights))
@@ -183,19 +150,15 @@ class Niches:
 
     def state(self):
         """Plain values."""
-        plain = [r and {**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
+        plain = [{**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
         return {"regions": plain, "exhausted": [centre.tolist() for centre in self.exhausted]}
 
     def restore(self, state):
-        self.regions = [r and Region(**{**r, **{k: np.array(r[k]) for k in ("centre", "origin")}}) for r in state["regions"]]
+        arrays = [{name: np.array(r[name]) for name in ("centre", "origin")} for r in state["regions"]]
+        self.regions = [Region(**{**r, **found}) for r, found in zip(state["regions"], arrays)]
         self.exhausted = [np.array(centre) for centre in state["exhausted"]]
 
 
 def _distance(unit, centres):
     """(n,): how far points are from the nearest of some centres, infinitely if there are none."""
     return cdist(unit, centres).min(axis=1) if centres else np.full(len(unit), np.inf)
-
-
-def _distance_from_higher(unit, heights):
-    """(n,): how far points are from the nearest one that is higher, infinitely the highest."""
-    return np.where(heights > heights[:, None], cdist(unit, unit), np.inf).min(axis=1)

@@ -4,13 +4,16 @@ import numpy as np
 
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
-from keras_multiweight.surrogate.members import dealt, groups
+from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.pool import WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
-DRAWS = 64  # candidates of a region that no member leads to
+DRAWS = 64  # candidates of a group that no member leads to
+SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
+SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -27,7 +30,6 @@ class Search:
         acquisitions: List of names of `ACQUISITIONS`, which have their turns.
 
     Attributes:
-        groups: For each region the numbers of the members that serve it now, and at the end those of the whole cube.
         seen: How many of the pool's points were learned.
         trust: Rank correlation of what was predicted for the last points with what was told, a moving average, in 0..1.
     """
@@ -37,7 +39,7 @@ class Search:
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
-        self.groups = self._home = groups(num_members, self.num_regions)
+        self.groups = groups(num_members, self.num_regions)
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
@@ -51,35 +53,21 @@ class Search:
         self._judge(pool)
         heights = pool.heights
         if self.noise and self.frames and self.ensemble:
-            self._train(pool, TRAIN_STEPS)
+            self._train(pool)
             heights = self.expected(pool)
         self.niches.update(pool.unit, heights, pool.origins)
-        self._deal()
-        self._train(pool, TRAIN_STEPS if self._is_trained() else PRETRAIN_STEPS)
+        self._train(pool)
 
-    def _deal(self):
-        """Members to the regions in play. Under noise those of the whole stay: they say what is expected far from all."""
-        stay = self._home[-1:] if self.noise else []
-        self.groups = dealt(self._home[: len(self._home) - len(stay)], self.niches.in_play()) + stay
-
-    def _train(self, pool, steps):
+    def _train(self, pool):
         """All members on the windows of their groups, as the regions are now."""
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
-            self.ensemble.train(*self._windows(pool.unit, pool.heights), steps)
-
-    def learn_whole(self, pool):
-        """Send the members home, those of the whole cube too, and train them there: now they can speak for any point."""
-        self.groups = self._home
-        self._train(pool, PRETRAIN_STEPS)
-
-    def _is_trained(self):
-        return self.ensemble is not None and self.ensemble.steps.any()
+            first = not self.ensemble.steps.any()
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
 
     def make_frames(self, unit):
-        leader = self.niches.regions[self.niches.ranked()[0]]  # which stands for a region that has not begun
-        return [box_of(region or leader, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
+        return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
 
     def _judge(self, pool):
         """Compare what the members expect at the points told since the last time with what was told."""
@@ -135,21 +123,21 @@ class Search:
     # ---- proposing ----
 
     def candidates(self, pool):
-        """Of the regions in play, by number: candidates `(P, D)` and what its M members predict there, `(P, M)`."""
-        unit, heights, playing = pool.unit[: self.seen], pool.heights[: self.seen], self.niches.in_play()
-        draws = {number: self._draws(self.frames[number]) for number in playing}
+        """For each group candidates `(P, D)`, and the predictions of its members `(P, M)`, none if it has none."""
+        unit, heights = pool.unit[: self.seen], pool.heights[: self.seen]
+        draws = [self._draws(frame, unit, heights) for frame in self.frames]
         if not self.ensemble:
-            return {number: (points, np.empty((len(points), 0))) for number, points in draws.items()}
+            return [(points, np.empty((len(points), 0))) for points in draws]
         ends = self._ascend(unit, heights)
-        size = DRAWS + STARTS * self.ensemble.num_members
+        size = DRAWS + STARTS * max(map(len, self.groups))
         x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
-        for number, drawn in draws.items():
-            frame, members = self.frames[number], self.groups[number]
+        found = []
+        for frame, members, drawn in zip(self.frames, self.groups, draws):
             led = [frame.to_unit(ends[:, i]) for i in members]
-            draws[number] = np.resize(pool.space.snapped(np.concatenate([*led, drawn])), (size, unit.shape[1]))
-            x[:, members] = frame.to_own(draws[number])[:, None]
+            found.append(np.resize(pool.space.snapped(np.concatenate([*led, drawn])), (size, unit.shape[1])))
+            x[:, members] = frame.to_own(found[-1])[:, None]
         predictions = self.ensemble.predict(x)
-        return {number: (points, predictions[:, self.groups[number]]) for number, points in draws.items()}
+        return [(points, predictions[:, members]) for points, members in zip(found, self.groups)]
 
     def _ascend(self, unit, heights):
         """(S, N, D): where each member leads from its siblings' best points and from drawn ones."""
@@ -163,12 +151,13 @@ class Search:
                 starts[:, i], low[i], high[i] = frame.to_own(points), frame.to_own(frame.low), frame.to_own(frame.high)
         return self.ensemble.ascend(starts, low, high, max(round(ASCENT_STEPS * self.trust), ASCENT_STEPS // 4))
 
-    def _draws(self, frame):
+    def _draws(self, frame, unit, heights):
         """Points of a box in which some coordinates, or all, differ from the incumbent's."""
-        shape = (DRAWS, len(frame.centre))
+        shape = (DRAWS, unit.shape[1])
         drawn = self.rng.uniform(frame.low, frame.high, shape)
+        best = unit[self.rng.choice(np.argsort(-heights, kind="stable")[:5], DRAWS)] if frame.is_cube else frame.centre
         share = np.maximum(min(1.0, DRAWN_DIMS / shape[1]), self.rng.random((DRAWS, 1)))
-        return np.where(self.rng.random(shape) < share, drawn, frame.centre)
+        return np.where(self.rng.random(shape) < share, drawn, best)
 
     def next_points(self, pool, taken):
         """Encoded candidates in the order in which they are wanted, with their origins, without end.
@@ -177,22 +166,28 @@ class Search:
             pool: The `Pool`.
             taken: List of (D,) points from which the candidates keep apart. It grows by what the caller accepts.
         """
-        found = self.candidates(pool)
+        groups = self.candidates(pool)
         while True:
-            number = self._region_in_turn()
-            points, predictions = found[number]
+            number = self._group_in_turn()
+            points, predictions = groups[number]
             frame = self.frames[number]
             gap = GAP * float(np.mean(frame.high - frame.low)) / 2
             order = self._order(points, predictions)
-            order = order[self.niches.owns(number, points[order])]
+            if not frame.is_cube:
+                order = order[self.niches.owns(number, points[order])]
             at = _first_apart(points, order, taken, gap)
             self.turn += 1
-            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), number
+            origin = number if number < self.num_regions else WHOLE
+            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
-    def _region_in_turn(self):
-        """The leading region, and every second time another that plays."""
-        leader, *others = self.niches.in_play()
-        return others[self.turn // 2 % len(others)] if others and self.turn % 2 else leader
+    def _group_in_turn(self):
+        ranked, whole = self.niches.ranked(), self.num_regions
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
+        turn = turns[self.turn % len(turns)]
+        if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
+            return whole
+        others = ranked[1:] or ranked
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
@@ -225,8 +220,7 @@ class Search:
         return False
 
     def _group(self, i):
-        """The members that always see what member i sees."""
-        found = [members for members in self._home if i in members]
+        found = [members for members in self.groups if i in members]
         if not found or not self.frames:
             raise ValueError(f"fork and merge take a member that has learned, by number. Received: i={i}.")
         return found[0]
@@ -253,8 +247,6 @@ class Search:
         if self.ensemble:
             self.ensemble.restore(arrays)
         self.frames = self.make_frames(unit[: self.seen]) if self.seen else []
-        if self.frames:
-            self._deal()
 
 
 def _scale_rows(frame, window):
