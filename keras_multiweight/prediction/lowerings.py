@@ -83,13 +83,14 @@ class Cached(NamedTuple):
 
     Attributes:
         chunk: How many numbers a layer may give for a chunk of members, with the chunk's weights.
-        whole: How many it may give for all members, beside a part for the copies of weights (`sizes.COPIES`), before
-            these are cut into chunks.
+        whole: How many it may give for all members, beside a part for the copies of weights, before these are cut into
+            chunks.
         members: How many a chunk should have at least; batches are made smaller for it.
         rows: For how many chunks pay, at least.
         batch: How many numbers a layer may give for the smallest chunk of a batch; None: as many as `chunk`.
         few: Of so many members at most a chunk is not worth its while: then they run one by one.
         beside: How many chunks a step of the loop over them computes.
+        copies: How many numbers out of the caches cost what the copy of a weight for its chunk does.
     """
 
     chunk: int
@@ -99,6 +100,7 @@ class Cached(NamedTuple):
     batch: int | None = None
     few: int = 0
     beside: int = 1
+    copies: float = 1 / 8
 
 
 def cached(model):
@@ -310,7 +312,7 @@ _CACHED = (  # what the names of a model's layers contain, and by backend what s
     (
         ("Conv",),
         {
-            "tensorflow": Cached(2**19, 2**18, 1, 1),
+            "tensorflow": Cached(2**19, 2**18, 1, 1, copies=0),
             "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4),
             "torch": Cached(2**20, 2**19, 2, 16),
         },

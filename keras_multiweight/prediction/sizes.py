@@ -13,7 +13,6 @@ MOST_ROWS = 8192  # in a batch
 CHUNKED_ROWS = 1024  # in a batch of a chunk of members: enough for products to be at full speed
 LEAST_ROWS = 32  # in a batch, where memory allows: fewer leave most of what a call costs to be paid again
 CHUNK_COSTS = 0.25  # of what a member costs, beside its members
-COPIES = 1 / 8  # how many numbers out of the caches cost what the copy of a weight for its chunk does
 LAYERS_AT_ONCE = 3  # outputs of layers that are held at once, as large as the largest
 PART_OF_FREE = 0.5  # of the memory that is free
 
@@ -143,7 +142,7 @@ class Sizes:
 
     def _cached_members(self, rows):
         cached = self._cached
-        if cached is None or rows < cached.rows or self._widest * rows <= cached.whole + COPIES * self._weights:
+        if cached is None or rows < cached.rows or self._widest * rows <= cached.whole + cached.copies * self._weights:
             return self.num_members
         count = int(cached.chunk * self.num_members / (self._widest * rows + self._weights))
         return count if count > cached.few else 1
