@@ -77,6 +77,20 @@ def test_layers_that_are_called_twice_move_their_statistics_in_the_same_order(tm
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "twins.keras").predict(X), multi.predict(X))
 
 
+def masked():
+    """Normalisations of what all members share, over another axis, with a mask, and with renormalisation."""
+    x = keras.Input((6, 2))
+    swapped = k.BatchNormalization(axis=1)(x)
+    ways = [k.BatchNormalization()(k.Masking()(x)), k.BatchNormalization(renorm=True)(x), swapped]
+    return keras.Model(x, k.Dense(3, activation="softmax")(k.Flatten()(k.Concatenate()(ways))))
+
+
+def test_normalisations_of_masked_inputs_that_all_members_share_train_alike():
+    x = np.random.default_rng(0).normal(size=(24, 6, 2)).astype("float32")
+    x[::3, 4:] = 0
+    assert_trains_alike(masked, (x, Y), {"optimizer": "sgd", "loss": SPARSE}, FIT, num_members=2)
+
+
 def test_a_recurrent_layer_trains_alike_in_programs_of_many_steps():
     """On TensorFlow without XLA, which does not compile its gradient."""
     options = {"optimizer": "adam", "loss": SPARSE, "metrics": ["accuracy"], "steps_per_execution": 2}
