@@ -124,6 +124,13 @@ def traced_once(function):
     return tf.function(function, autograph=False)
 
 
+def with_rows_open(x):
+    """A tensor `(N, B, ...)` that TensorFlow does not know B of when it traces."""
+    import tensorflow as tf
+
+    return tf.compat.v1.placeholder_with_default(x, (x.shape[0], None, *x.shape[2:]))
+
+
 def all_finite(values):
     """Whether all numbers of each member are finite, (N, ...) -> (N,).
 

@@ -47,7 +47,8 @@ def _tensorflow_program(model, step, kind, xla, finished):
 
     def trace(arrays, rows):
         def take(arrays, numbers):
-            step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
+            with model.rows_open():
+                step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
         specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
         numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
