@@ -21,6 +21,7 @@ class StepByStep(MultiLayer):
     """A layer that runs one loop over the steps of all members. A subclass says what its `cell` is, and what that reads."""
 
     gives_state = False  # whether the output of a step is its first state
+    reads_shared = ()  # lowerings whose steps read shared inputs as they are, where there is no mask
 
     def call(self, sequence, initial_state=None, mask=None, training=False):
         if training and self.draws():
@@ -28,8 +29,10 @@ class StepByStep(MultiLayer):
         return self.run(self._compute, self.choose(sequence, training), sequence, initial_state, mask, training)
 
     def _compute(self, lowering, x, states, mask, training):
+        as_is = self.shared_input and mask is None and lowering in self.reads_shared
         states, mask = keras.tree.map_structure(self.rows_of, (states, mask))
-        y, *states = self._loop(lowering)(self.inputs(x, lowering), initial_state=states, mask=mask, training=training)
+        x = x if as_is else self.inputs(x, lowering)
+        y, *states = self._loop(lowering, as_is)(x, initial_state=states, mask=mask, training=training)
         if self.gives_state and mask is None and not self.template().return_sequences:
             y = states[0]  # the same numbers; compilers then leave out the outputs of all steps, which Keras collects
         outputs = keras.tree.map_structure(lambda x: unfold(x, self.num_members), [y, *states])
@@ -43,13 +46,17 @@ class StepByStep(MultiLayer):
         """(N, B, ...), or shared (B, ...), to (N*B, ...)"""
         return None if x is None else fold_all(x, self.num_members, self.shared_input)
 
-    def _loop(self, lowering):
-        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own."""
+    def _loop(self, lowering, as_is):
+        """The Keras layer that runs the steps, made once and not tracked: it has no weights of its own.
+
+        With `as_is` it reads shared inputs (B, T, ...), with states (N*B, ...).
+        """
         loops = self._hidden.__dict__.setdefault("loops", {})
-        if lowering not in loops:
+        if (lowering, as_is) not in loops:
             options = {name: getattr(self.template(), name) for name in LOOP_OPTIONS}
-            loops[lowering] = keras.layers.RNN(self.cell(lowering), return_state=True, dtype=self.dtype_policy, **options)
-        return loops[lowering]
+            cell = self.cell(lowering, as_is) if as_is else self.cell(lowering)
+            loops[lowering, as_is] = keras.layers.RNN(cell, return_state=True, dtype=self.dtype_policy, **options)
+        return loops[lowering, as_is]
 
 
 class _MultiRecurrent(StepByStep):
@@ -77,6 +84,7 @@ class _MultiRecurrent(StepByStep):
     num_states = 1
     settings_names = ("dropout", "recurrent_dropout")
     lowering_names = ("projected", "stepwise")
+    reads_shared = ("stepwise",)
 
     def work(self, shape):
         rows, steps, size = shape
@@ -84,8 +92,18 @@ class _MultiRecurrent(StepByStep):
         sizes = {"rows": rows, "steps": steps, "gates": self.gates, "in": size, "out": self.units}
         return {"kind": kind, "members": self.num_members, **sizes}
 
-    def cell(self, lowering):
-        return _Cell(self, project=lowering == "stepwise")
+    def cell(self, lowering, as_is=False):
+        if lowering == "projected":
+            return _Cell(self, self._step_of_members)
+        read = self.project_shared_step if as_is else self.project_step
+        repeats = self.num_members if as_is else 1
+        return _Cell(self, lambda x, states: self.step(read(x), *states), repeats)
+
+    def _step_of_members(self, x, states):
+        """`step` on (N, B, ...), as `(N*B, ...)`: XLA on CPUs joins the gates of (N*B, U) to two loops, which it vectorises,
+        but not where they read from projected inputs the part of a step."""
+        x, *states = (unfold(value, self.num_members) for value in (x, *states))
+        return map(fold, self.step(x, *states))
 
     def inputs(self, x, lowering):
         return fold(self._project(x)) if lowering == "projected" else self.rows_of(x)
@@ -96,9 +114,19 @@ class _MultiRecurrent(StepByStep):
         return add_aligned(x, self._input_bias()) if self.use_bias else x
 
     def project_step(self, x):
-        """Inputs of one step, (N, B, C), with their bias, to (N, B, gates * U)"""
+        """Inputs of one step, (N*B, C), with their bias, to (N*B, gates * U)"""
+        return self.times(x, self._weight("kernel"), self._input_bias() if self.use_bias else None)
+
+    def project_shared_step(self, x):
+        """Shared inputs of one step, (B, C), with their bias, to (N*B, gates * U)"""
         x = batched_matmul(x, self._weight("kernel"))
-        return add_aligned(x, self._input_bias()) if self.use_bias else x
+        return fold(add_aligned(x, self._input_bias()) if self.use_bias else x)
+
+    def times(self, x, kernel, bias=None):
+        """(N, B, in), or (N*B, in), times (N, in, out), plus (N, out): (N, B, out), or (N*B, out)"""
+        y = batched_matmul(unfold(x, self.num_members) if len(x.shape) == 2 else x, kernel)
+        y = y if bias is None else add_aligned(y, bias)
+        return fold(y) if len(x.shape) == 2 else y
 
     def _weight(self, name):
         return ops.cast(getattr(self, name), self.compute_dtype)
@@ -111,19 +139,28 @@ class _MultiRecurrent(StepByStep):
 
 
 class _Cell(keras.layers.Layer):
-    """One step of all members, for `keras.layers.RNN`. With `project` its inputs are not yet projected."""
+    """One step of all members, for `keras.layers.RNN`.
 
-    def __init__(self, layer, project):
+    Args:
+        layer: What it is a cell of.
+        step: Function of the inputs of a step, and of the states (N*B, U), that gives new states.
+        repeats: int, how many rows of states a row of the inputs has: N where the members share them.
+    """
+
+    def __init__(self, layer, step, repeats=1):
         super().__init__(dtype=layer.dtype_policy)
         self.state_size = [layer.units] * layer.num_states
         self.output_size = layer.units
-        self._step = lambda x, states: layer.step(layer.project_step(x) if project else x, *states)
-        self._unfold = lambda x: unfold(x, layer.num_members)
+        self._step = step
+        self._repeats = repeats
         self.built = True
 
+    def get_initial_state(self, batch_size):
+        return [ops.zeros((batch_size * self._repeats, size), dtype=self.compute_dtype) for size in self.state_size]
+
     def call(self, inputs, states):
-        states = self._step(self._unfold(inputs), [self._unfold(state) for state in states])
-        return fold(states[0]), [fold(state) for state in states]
+        states = list(self._step(inputs, states))
+        return states[0], states
 
 
 class _LSTM(_MultiRecurrent):
@@ -132,8 +169,8 @@ class _LSTM(_MultiRecurrent):
     num_states = 2
 
     def step(self, x, h, c):
-        """`x` (N, B, 4 * U): projected inputs with their bias; `h`, `c` (N, B, U)."""
-        i, f, g, o = ops.split(x + batched_matmul(h, self._weight("recurrent_kernel")), 4, axis=-1)
+        """`x` ([N, B] or [N*B], 4 * U): projected inputs with their bias; `h`, `c` (N*B, U)."""
+        i, f, g, o = ops.split(x + self.times(h, self._weight("recurrent_kernel")), 4, axis=-1)
         c = self._gates(f) * c + self._gates(i) * activate(self.activation, g)
         return self._gates(o) * activate(self.activation, c), c
 
@@ -146,17 +183,16 @@ class _GRU(_MultiRecurrent):
         return self._weight("bias")[:, 0] if self.reset_after else self._weight("bias")  # (N, 3 * U)
 
     def step(self, x, h):
-        """`x` (N, B, 3 * U): projected inputs with their bias; `h` (N, B, U)."""
+        """`x` ([N, B] or [N*B], 3 * U): projected inputs with their bias; `h` (N*B, U)."""
         kernel = self._weight("recurrent_kernel")
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
         if self.reset_after:
-            inner = batched_matmul(h, kernel)
-            inner = add_aligned(inner, self._weight("bias")[:, 1]) if self.use_bias else inner
+            inner = self.times(h, kernel, self._weight("bias")[:, 1] if self.use_bias else None)
             h_z, h_r, h_h = ops.split(inner, 3, axis=-1)
             candidate = x_h + self._gates(x_r + h_r) * h_h
         else:
-            h_z, h_r = ops.split(batched_matmul(h, kernel[..., : 2 * self.units]), 2, axis=-1)
-            candidate = x_h + batched_matmul(self._gates(x_r + h_r) * h, kernel[..., 2 * self.units :])
+            h_z, h_r = ops.split(self.times(h, kernel[..., : 2 * self.units]), 2, axis=-1)
+            candidate = x_h + self.times(self._gates(x_r + h_r) * h, kernel[..., 2 * self.units :])
         z = self._gates(x_z + h_z)
         return (z * h + (1 - z) * activate(self.activation, candidate),)
 
@@ -166,8 +202,8 @@ class _SimpleRNN(_MultiRecurrent):
     gates = 1
 
     def step(self, x, h):
-        """`x` (N, B, U): projected inputs with their bias; `h` (N, B, U)."""
-        return (activate(self.activation, x + batched_matmul(h, self._weight("recurrent_kernel"))),)
+        """`x` ([N, B] or [N*B], U): projected inputs with their bias; `h` (N*B, U)."""
+        return (activate(self.activation, x + self.times(h, self._weight("recurrent_kernel"))),)
 
 
 def _public(base, member_class):

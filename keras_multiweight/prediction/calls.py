@@ -1,5 +1,7 @@
 """A model as a function from a list of tensors to a list of tensors: whole, or some members at a time."""
 
+import itertools
+import operator
 import threading
 
 from keras import ops, tree
@@ -90,16 +92,17 @@ class PureCall:
     """A call as a function of the values of the model's variables too, for backends whose programs hold no variables.
 
     It gives the outputs, and the new values of the variables that the model assigns when it predicts.
+
+    Attributes:
+        variables: Those of the model.
+        values: Function without arguments that gives their values as they are now.
     """
 
     def __init__(self, call):
         self.variables = call.model.variables
+        self.values = reader(self.variables)
         self._call = StatelessCall(call, self.variables)
         self._lock = threading.Lock()
-
-    def values(self):
-        """The values of the variables as they are now."""
-        return [v.value for v in self.variables]
 
     def __call__(self, values, tensors):
         outputs, updates, _ = self._call([tensors, values])
@@ -113,3 +116,27 @@ class PureCall:
                 for index, update in zip(self._call.assigned, updates):
                     self.variables[index].assign(update)
         return outputs
+
+
+def reader(variables):
+    """A function without arguments that gives the values of variables as they are now, outside of Keras's scopes.
+
+    `variable.value` asks for a scope at each call: six values take as long as a small program. Here it is found out once
+    where a variable holds its value.
+    """
+    places = [_place(v) for v in variables]
+    if None in places:
+        return lambda: [v.value for v in variables]
+
+    def values():
+        held = [attributes[name] for attributes, name in places]
+        return held if all(map(operator.is_not, held, itertools.repeat(None))) else [v.value for v in variables]
+
+    return values
+
+
+def _place(variable):
+    """The attributes of a variable, and the name of the one that holds its value; None where that is not clear."""
+    value = variable.value
+    names = [name for name, held in vars(variable).items() if held is value]
+    return (vars(variable), names[0]) if len(names) == 1 else None

@@ -4,9 +4,9 @@ All answer with the weights that the model has at the call, and keep none of the
 """
 
 import functools
-import operator
+import os
 import threading
-import weakref
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -87,12 +87,14 @@ class Cached(NamedTuple):
             these are cut into chunks.
         members: How many a chunk should have at least; batches are made smaller for it.
         rows: For how many chunks pay, at least.
+        batch: How many numbers a layer may give for the smallest chunk of a batch; None: as many as `chunk`.
     """
 
     chunk: int
     whole: int
     members: int
     rows: int
+    batch: int | None = None
 
 
 def cached(model):
@@ -100,13 +102,16 @@ def cached(model):
 
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
     the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core. Where a row has
-    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once.
+    many places, of an image or a text, one member keeps the cores busy: rows at once gain more than members at once. What
+    a recurrent layer on JAX holds from step to step should stay in the caches, with its weights.
     """
     if not on_cpu():
         return None
     backend = keras.backend.backend()
     if backend == "tensorflow" and _has(model, "Conv"):
         return _SIDE_BY_SIDE
+    if backend == "jax" and _has(model, "LSTM", "GRU", "RNN") and not _has(model, "Conv", "Attention"):
+        return _OF_STEPS
     return (_OF_MANY_PLACES if _has(model, "Conv", "Attention") else _CACHED)[backend]
 
 
@@ -206,43 +211,40 @@ def _jax(call, arrays):
 
     if jax.eval_shape(function, values(), arrays)[1]:  # the model assigns variables as it predicts
         return lambda arrays: _numpy(pure.assign(function(values(), arrays)))
-    trusted = _Trusted(values)
+    watch = _Watch()
 
     def run(arrays):  # in microseconds, of which each counts where a program takes fifty
-        outputs, _ = trusted.call(function, arrays)
+        outputs, _ = function(values(), arrays)
+        watch(outputs[-1])
         return [np.array(y) for y in outputs]
 
     return run
 
 
-class _Trusted:
-    """Calls a function with the weights of the last call, and looks whether they changed while it runs on another thread.
+class _Watch:
+    """Waits with open eyes where the last answer came soon: to sleep and to be woken takes longer than a small program.
 
-    Reading variables takes as long as a small program. Of a JAX array a reference suffices: a variable that is assigned
-    holds another array.
-
-    Args:
-        read: Function without arguments that gives the arrays of all variables.
+    It looks for a fraction of a millisecond at most, and lets other threads have the core between two looks.
     """
 
-    def __init__(self, read):
-        self._read = read
-        self._known = ()
+    looks = 200  # about as many microseconds
+    soon = 2e-4  # seconds
 
-    def call(self, function, arrays):
-        """`function(values, arrays)`, with the values that the variables have now."""
-        known = [reference() for reference in self._known]
-        started = function(known, arrays) if known and not any(map(_is_gone, known)) else None
-        values = self._read()
-        if started is not None and all(map(operator.is_, known, values)):
-            return started
-        self._known = tuple(map(weakref.ref, values))
-        return function(values, arrays)
+    def __init__(self):
+        self._is_worth_it = True
+
+    def __call__(self, array):
+        is_ready = array.is_ready
+        for _ in range(self.looks if self._is_worth_it else 1):
+            if is_ready():
+                return
+            _let_others()
+        start = time.perf_counter()
+        array.block_until_ready()
+        self._is_worth_it = time.perf_counter() - start < self.soon
 
 
-def _is_gone(value):
-    """Whether there is no such array any more, or a training step took its memory."""
-    return value is None or value.is_deleted()
+_let_others = getattr(os, "sched_yield", lambda: None)
 
 
 # ---- torch ----
@@ -313,5 +315,6 @@ _OF_MANY_PLACES = {
     "jax": Cached(2**19, 2**20, 1, 16),
     "torch": Cached(2**20, 2**19, 2, 16),
 }
+_OF_STEPS = Cached(2**14, 2**12, 1, 16, batch=2**19)
 _SIDE_BY_SIDE = Cached(2**19, 2**18, 1, 1)
 _CPU_NUMBERS = {"tensorflow": 2**22, "jax": 2**22, "torch": 2**21}

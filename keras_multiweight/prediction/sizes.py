@@ -136,7 +136,7 @@ class Sizes:
         if self.num_members == 1 or cached is None:
             return lowerings.batch_numbers() / self._widest
         widest = self._widest / self.num_members * min(cached.members, self.num_members)  # of the smallest chunk
-        return max(cached.whole / self._widest, min(cached.chunk / widest, CHUNKED_ROWS))
+        return max(cached.whole / self._widest, min((cached.batch or cached.chunk) / widest, CHUNKED_ROWS))
 
     def _cached_members(self, rows):
         cached = self._cached
