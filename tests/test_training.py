@@ -258,12 +258,14 @@ def test_metrics_of_the_ensemble_are_those_of_the_mean(steps):
     oracle.assert_close(multi.member_metrics()["accuracy"], (answers.argmax(axis=2) == y[:, None]).mean(axis=0))
 
 
-def test_a_sick_member_is_quarantined_and_the_others_go_on():
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_sick_member_is_quarantined_and_the_others_go_on(steps):
+    """Also where a program of many steps did not know that it would be sick."""
     x, y = cases.data(cases.mlp)
     healthy, sick = (packed() for _ in range(2))
     for multi, weights in ((healthy, np.ones((len(x), 3))), (sick, np.ones((len(x), 3)))):
         weights[15, 1] = np.nan if multi is sick else 1.0  # in the second batch
-        multi.compile("adam", **SPARSE)
+        multi.compile("adam", **SPARSE, steps_per_execution=steps)
         if multi is sick:
             with pytest.warns(UserWarning, match=r"Member 1 is no longer trained: .* at step 2 \(epoch 1\)"):
                 multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)
