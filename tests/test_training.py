@@ -58,16 +58,19 @@ def test_every_optimizer_trains_every_model_alike(name, optimizer):
     """Over 30 steps from different initial weights, or refused by name."""
     build = cases.MODELS[name]
     one_each = optimizer == "mixed"
-    arguments = mixed_arguments if one_each else {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
+    make = mixed_arguments if one_each else lambda i: {**SPARSE, "optimizer": cases.OPTIMIZERS[optimizer]()}
     data, fit = cases.data(build, rows=120), {"batch_size": 8, "epochs": 2}
+    arguments = make if one_each else make(0)
     compared = functools.partial(assert_trains_alike, build, data, arguments, fit, num_members=6 if one_each else 3)
     is_refused = optimizer.startswith("ScheduleFreeAdamW") and keras.backend.backend() != "jax"
     with pytest.raises(ValueError, match="ScheduleFreeAdamW trains") if is_refused else contextlib.nullcontext():
         try:
-            compared(roundings=cases.roundings(build))
-        except AssertionError:  # a training that makes much of roundings: without them
-            with cases.float64():
-                compared(tolerance=1e-10, roundings=0)
+            compared(roundings=0)
+        except AssertionError:  # a training that makes much of roundings: without them, or no worse than they make it
+            if cases.has_float64(build, make(0)):
+                with cases.float64():
+                    return compared(tolerance=1e-10, roundings=0)
+            compared(roundings=4)
 
 
 def mixed_arguments(i):
@@ -255,12 +258,14 @@ def test_metrics_of_the_ensemble_are_those_of_the_mean(steps):
     oracle.assert_close(multi.member_metrics()["accuracy"], (answers.argmax(axis=2) == y[:, None]).mean(axis=0))
 
 
-def test_a_sick_member_is_quarantined_and_the_others_go_on():
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_sick_member_is_quarantined_and_the_others_go_on(steps):
+    """Also where a program of many steps did not know that it would be sick."""
     x, y = cases.data(cases.mlp)
     healthy, sick = (packed() for _ in range(2))
     for multi, weights in ((healthy, np.ones((len(x), 3))), (sick, np.ones((len(x), 3)))):
         weights[15, 1] = np.nan if multi is sick else 1.0  # in the second batch
-        multi.compile("adam", **SPARSE)
+        multi.compile("adam", **SPARSE, steps_per_execution=steps)
         if multi is sick:
             with pytest.warns(UserWarning, match=r"Member 1 is no longer trained: .* at step 2 \(epoch 1\)"):
                 multi.fit(x, y, sample_weight=weights, shuffle=False, verbose=0, **FIT)

@@ -80,11 +80,20 @@ INPUTS = {mlp: _numbers, cnn: _images, text: _tokens, transformer: _tokens}
 MODELS = {build.__name__: build for build in INPUTS}
 
 
-def roundings(build):
-    """Beyond the tolerance, where float64 does not take them away: even then Keras computes products on torch in float32,
-    and attention and LayerNormalization on JAX.
+def has_float64(build, arguments):
+    """Whether Keras trains a model alone in float64. Even then it computes products on torch in float32, and attention and
+    LayerNormalization on JAX; on TensorFlow Muon's step multiplies a rate of float32, which a schedule gives, and raises.
     """
-    return 4 if {"torch": True, "jax": build is transformer}.get(keras.backend.backend()) else 0
+    if keras.backend.backend() == "torch" or (keras.backend.backend() == "jax" and build is transformer):
+        return False
+    with float64():
+        model = build()
+        model.compile(**arguments)
+        try:
+            model.train_on_batch(*data(build))
+        except TypeError:
+            return False
+    return True
 
 
 def data(build, rows=ROWS):

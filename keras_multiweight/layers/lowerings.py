@@ -28,6 +28,13 @@ def _multiplies_in(dtype):
     return keras.backend.result_type(name) == name
 
 
+def writes_over_shared(training):
+    """Whether Keras writes numbers of each member over numbers that all share, which torch's map refuses: in training its
+    batch normalisation on torch does, over the inputs less their mean. (Else the mean is each member's own.)
+    """
+    return bool(training) and keras.backend.backend() == "torch"
+
+
 MOST_SIDE_BY_SIDE = 64  # members, or programs take long to compile
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_multiweight.copies import adapted_layers
+from keras_multiweight.layers.lowerings import writes_over_shared
 from keras_multiweight.layers.plumbing import PACKAGE, stack_shared
 
 
@@ -27,13 +28,12 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
         The member's outputs with the members first, in the same structure. Weights that the call assigned (moving
         statistics, seed states) are assigned in `layer`.
     """
-    flat = tree.flatten((args, kwargs))
-    tensors = [] if layer.shared_input else [x for x in flat if is_tensor(x)]
+    tensors = _own_tensors(layer, args, kwargs)
     variables = layer.stacked_weights + layer.stacked_seeds
     templates = layer.templates() if lowering == "unrolled" else [layer.template()]
     originals = layer.template().weights + seed_states(layer.template())
     values = [ops.reshape(v, (layer.num_members, *original.shape)) for v, original in zip(variables, originals)]
-    calls = [_stateless_call(layer, template, args, kwargs, len(templates) > 1) for template in templates]
+    calls = [_stateless_call(template, args, kwargs, len(templates) > 1) for template in templates]
     if not tensors and not values:  # all members compute the same
         results = calls[0]([[], []])
         outputs, _, losses = tree.map_structure(lambda x: stack_shared(x, layer.num_members), results)
@@ -47,16 +47,24 @@ def map_members(layer, args, kwargs, lowering="vectorized"):
     return outputs
 
 
+def _own_tensors(layer, args, kwargs):
+    """The arguments that are mapped, `(N, B, ...)`: none, where all members read the same, but on torch in training."""
+    tensors = [x for x in tree.flatten((args, kwargs)) if is_tensor(x)]
+    if not layer.shared_input:
+        return tensors
+    return [stack_shared(x, layer.num_members) for x in tensors] if writes_over_shared(kwargs.get("training")) else []
+
+
 def _mapped(calls, tensors, values, num_members, lowering):
     if len(calls) > 1:
         return _unrolled(calls, tensors, values)
     return map_stateless(calls[0], tensors, values, num_members, lowering)
 
 
-def _stateless_call(layer, template, args, kwargs, is_one_of_many):
+def _stateless_call(template, args, kwargs, is_one_of_many):
     """The call of a member. Where others make other calls, all say the states of their draws, whether they draw or not."""
     seeds = seed_states(template)
-    call = _MemberCall(layer, template, args, kwargs)
+    call = _MemberCall(template, args, kwargs)
     return StatelessCall(call, template.weights + seeds, told=seeds if is_one_of_many else (), scope=LeafScope)
 
 
@@ -165,8 +173,7 @@ class _MemberCall:
     With masks as arguments and on the tensors: some layers read only what is on the tensor.
     """
 
-    def __init__(self, layer, member, args, kwargs):
-        self.layer = layer
+    def __init__(self, member, args, kwargs):
         self.member = member
         self.structure = (args, kwargs)
 
@@ -185,7 +192,7 @@ class _MemberCall:
             return member(*args, **arguments)
 
     def _filled(self, tensors):
-        if self.layer.shared_input:
+        if not tensors:
             return self.structure
         supply = iter(tensors)
         filled = [next(supply) if is_tensor(x) else x for x in tree.flatten(self.structure)]

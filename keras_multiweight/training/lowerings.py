@@ -1,6 +1,7 @@
 """The one place of training for code of a single backend."""
 
 import contextlib
+import functools
 
 import keras
 from keras import ops
@@ -124,6 +125,13 @@ def traced_once(function):
     return tf.function(function, autograph=False)
 
 
+def with_rows_open(x):
+    """A tensor `(N, B, ...)` that TensorFlow does not know B of when it traces."""
+    import tensorflow as tf
+
+    return tf.compat.v1.placeholder_with_default(x, (x.shape[0], None, *x.shape[2:]))
+
+
 def all_finite(values):
     """Whether all numbers of each member are finite, (N, ...) -> (N,).
 
@@ -136,30 +144,39 @@ def all_finite(values):
     return ops.equal(ops.sum(ops.reshape(values - values, rows), axis=1), 0)  # NaN, where a number is infinite or NaN
 
 
-def computed_apart(values):
-    """Values that XLA on JAX computes before what uses them, as Keras's own step on JAX does where it has a condition.
-
-    Computed in one loop with what uses them, constants are multiplied first, and the last bit is another.
-    """
-    if keras.backend.backend() != "jax":
-        return values
-    import jax
-
-    return jax.lax.optimization_barrier(values)
-
-
 def assigns_in_place():
     """Whether optimizers change arrays without calling their own `assign`, `assign_add` and `assign_sub`: torch's do."""
     return keras.backend.backend() == "torch"
 
 
-def true_if_seen(every):
-    """True where Python sees that every member is in `every`, (N,) bools: on torch, unless it traces; else `every`."""
-    if every is True or keras.backend.backend() != "torch":
-        return every
+def for_members(keep, step, variables):
+    """Run `step(keep)`, which changes `variables` of the members that `keep`, (N,) bools, () for all or none, or True.
+
+    Where all do, `step(True)` spares none. On torch Python looks, unless it traces. On JAX the two are branches of the
+    program: XLA rounds by what it computes in one loop, and where none is spared the loops are those of a member alone.
+    """
+    if keep is True or keras.backend.backend() != "jax":
+        return step(keep is True or _is_seen_true(keep) or keep)
+    import jax
+
+    def values_after(function):
+        with keras.StatelessScope([(v, ops.convert_to_tensor(v)) for v in variables]) as scope:
+            function()
+        return [ops.cast(scope.get_current_value(v), v.dtype) for v in variables]
+
+    spare = (lambda: step(keep)) if len(keep.shape) else (lambda: None)
+    branches = [functools.partial(values_after, function) for function in (lambda: step(True), spare)]
+    for variable, value in zip(variables, jax.lax.cond(ops.all(keep), *branches)):
+        variable.assign(value)
+
+
+def _is_seen_true(every):
+    """Whether Python sees, where it does not trace, that torch's bools are all True."""
+    if keras.backend.backend() != "torch":
+        return False
     from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-    return True if get_proxy_mode() is None and bool(ops.all(every)) else every
+    return get_proxy_mode() is None and bool(ops.all(every))
 
 
 # ---- what follows a training step ----

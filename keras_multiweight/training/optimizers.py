@@ -6,6 +6,7 @@ done by `StackedUpdate` where the class is known to be elementwise, and by `Mapp
 """
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -14,11 +15,10 @@ from keras import ops
 from keras_multiweight.training.checks import checked_optimizers
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
-from keras_multiweight.training.lowerings import computed_apart, keras_class, outside_of_graphs, true_if_seen
-from keras_multiweight.training.updates import BARE, ELEMENTWISE, MappedUpdate, StackedUpdate
+from keras_multiweight.training.lowerings import for_members, keras_class, outside_of_graphs
+from keras_multiweight.training.optimizer_settings import kind, schedule
+from keras_multiweight.training.updates import ELEMENTWISE, MappedUpdate, StackedUpdate
 from keras_multiweight.training.weights import both, choose
-
-MAY_DIFFER = ("name", "learning_rate", "weight_decay", *BARE)
 
 
 class _Hidden:
@@ -47,11 +47,12 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         hidden.given = optimizers
         hidden.optimizers = [getattr(o, "inner_optimizer", o) for o in optimizers]
         hidden.config = hidden.optimizers[0].get_config()
-        schedules = {id(o): _schedule(o) for o in hidden.optimizers}
+        schedules = {id(o): schedule(o) for o in hidden.optimizers}
         hidden.schedules = [schedules[id(o)] for o in hidden.optimizers]
         hidden.clipping = Clipping(hidden.optimizers)
         hidden.updates = []
         hidden.guests = []
+        hidden.spares = None  # see `traced_for`; None, where a step finds out
         hidden.fetch = lambda: None
         hidden.stacked = hidden.one and keras_class(optimizers[0]) in ELEMENTWISE  # not for a LossScaleOptimizer
         self._add_member_variables()
@@ -95,7 +96,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             return [StackedUpdate(optimizers[0], weights)]
         groups = {}
         for i, optimizer in enumerate(optimizers):
-            groups.setdefault(_kind(optimizer), []).append(i)
+            groups.setdefault(kind(optimizer), []).append(i)
         return [MappedUpdate([optimizers[i] for i in members], members, weights) for members in groups.values()]
 
     @property
@@ -178,15 +179,32 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, gradients, alive, finite):
         """One step of the members that are `alive` and whose gradients are `finite`, (N,) each, or True for all."""
-        hidden, moved = self._hidden, true_if_seen(both(alive, finite))
-        gradients, due = self._accumulated(self._unscaled(gradients))
-        rates, keep = self.member_learning_rates, true_if_seen(both(moved, due))
-        for update in hidden.updates:
-            update.apply(hidden.clipping(gradients, update.members), rates, keep)
-        self._average(moved)
-        self._constrain(gradients, moved)
+        spares, move = self._hidden.spares, functools.partial(self._move, gradients)
+        if spares is None:
+            for_members(both(alive, finite), move, self._changing())
+        else:
+            move(both(alive, finite) if spares else True)
         self._note(alive, finite)
         self.iterations.assign_add(1)
+
+    def _changing(self):
+        return [*self._hidden.weights.stacked, *self._own_variables()]
+
+    def _move(self, gradients, moved):
+        """Train the members that are `moved`, (N,), or True for all."""
+        gradients, due = self._accumulated(self._unscaled(gradients))
+        update = functools.partial(self._apply_updates, gradients)
+        if moved is True:
+            for_members(due, update, self._changing())
+        else:
+            update(both(moved, due))
+        self._average(moved)
+        self._constrain(gradients, moved)
+
+    def _apply_updates(self, gradients, keep):
+        rates, keep = self.member_learning_rates, keep is True or ops.broadcast_to(keep, self.active.shape)
+        for update in self._hidden.updates:
+            update.apply(self._hidden.clipping(gradients, update.members), rates, keep)
 
     def _unscaled(self, gradients):
         factor = self._hidden.config["loss_scale_factor"]
@@ -195,7 +213,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         return {i: g.map(lambda v: v / factor) for i, g in gradients.items()} if factor else gradients
 
     def _accumulated(self, gradients):
-        """The mean gradients of the last steps, and whether this step uses them."""
+        """The mean gradients of the last steps, and whether this step uses them: () or True."""
         steps = self._hidden.config["gradient_accumulation_steps"]
         if not steps:
             return gradients, True
@@ -203,9 +221,9 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         means = {}
         for i, gradient in gradients.items():
             total = gradient.dense().map(lambda v, i=i: v + self.accumulators[i])
-            means[i] = total.map(lambda v: computed_apart(v / steps))
+            means[i] = total.map(lambda v: v / steps)
             self.accumulators[i].assign(ops.where(due, ops.zeros_like(total.values), total.values))
-        return means, ops.broadcast_to(due, self.active.shape)
+        return means, due
 
     def _average(self, moved):
         """Moving averages of the weights, and the weights overwritten by them."""
@@ -232,7 +250,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         if self._hidden.scaling:
             return self._rescale(ops.broadcast_to(finite, self.counter.shape))
         if finite is not True:
-            found = ops.logical_and(alive, ops.logical_not(finite))
+            found = both(alive, ops.logical_not(finite))
             self.sick.assign(ops.where(found, ops.cast(self.iterations + 1, "int32"), ops.convert_to_tensor(self.sick)))
 
     def _rescale(self, finite):
@@ -267,14 +285,33 @@ class MemberOptimizer(keras.optimizers.Optimizer):
     def quarantined(self):
         return ops.convert_to_numpy(self.sick)
 
+    @contextlib.contextmanager
+    def traced_for(self, spares):
+        """A scope of tracing steps for training in which members may rest, or, with `spares` False, in which none does.
+
+        These spare no member: of one that falls sick they only say so.
+        """
+        self._hidden.spares = spares
+        try:
+            yield
+        finally:
+            self._hidden.spares = None
+
     def are_trained(self):
-        """Which members a training step changes, a tensor (N,) of bools."""
+        """Which members a training step changes, a tensor (N,) of bools, or True for all."""
+        if self._hidden.spares is False:
+            return True
         return ops.logical_and(ops.equal(self.sick, 0), ops.equal(self.active, 1))
 
     @property
     def resting(self):
         """Which members are not trained, because they were stopped or are sick, (N,) bools."""
-        return (ops.convert_to_numpy(self.active) == 0) | (self.quarantined > 0)
+        return _resting(self.active, self.sick)
+
+    def may_spare(self, values):
+        """Whether members rest where these variables have such values; or may leave out steps, each with a loss scale."""
+        found = {id(v): value for v, value in zip(self.variables, values)}
+        return bool(self._hidden.scaling) or bool(_resting(found[id(self.active)], found[id(self.sick)]).any())
 
     def beside(self, whole, members):
         """This optimizer's variables beside those of an optimizer of more members, of whom this one has `members`.
@@ -330,38 +367,15 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         raise NotImplementedError("A MemberOptimizer is made by MultiModel.compile; its config is the model's.")
 
 
-def _kind(optimizer):
-    """What optimizers that are updated as one must have in common."""
-    config = {key: value for key, value in optimizer.get_config().items() if key not in MAY_DIFFER}
-    is_dense = bool(optimizer.global_clipnorm)  # on TensorFlow it makes sparse gradients dense, which then count otherwise
-    return keras_class(optimizer), repr(sorted(config.items())), optimizer.weight_decay is None, is_dense
-
-
-def _schedule(optimizer):
-    """The function of the step that an optimizer's learning rate is, or None."""
-    if isinstance(optimizer.learning_rate, keras.Variable):
-        return None
-
-    def at(step):
-        with keras.StatelessScope([(optimizer.iterations, ops.convert_to_tensor(step))]):
-            return optimizer.learning_rate
-
-    return at
-
-
 def _constant(values):
     return lambda shape, dtype=None: ops.convert_to_tensor(values, dtype=dtype)
+
+
+def _resting(active, sick):
+    """Which members are stopped or sick, (N,) bools."""
+    return (ops.convert_to_numpy(active) == 0) | (ops.convert_to_numpy(sick) > 0)
 
 
 def _all_finite(gradients):
     found = [gradient.finite() for gradient in gradients.values()]
     return ops.all(ops.stack(found), axis=0)
-
-
-def with_loss_scale(optimizers):
-    """Optimizers with dynamic loss scaling, as Keras gives them to models in half precision."""
-    if isinstance(optimizers, (list, tuple)):
-        return [with_loss_scale(optimizer) for optimizer in optimizers]
-    optimizer = keras.optimizers.get(optimizers)
-    scaling = keras.optimizers.LossScaleOptimizer
-    return optimizer if isinstance(optimizer, scaling) else scaling(optimizer)

@@ -2,8 +2,6 @@
 its own. K minibatches of B rows.
 """
 
-import functools
-
 import keras
 from keras import ops, tree
 
@@ -47,7 +45,8 @@ def _tensorflow_program(model, step, kind, xla, finished):
 
     def trace(arrays, rows):
         def take(arrays, numbers):
-            step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
+            with model.rows_open():
+                step(tree.map_structure(lambda a: None if a is None else tf.gather(a, numbers), arrays))
 
         specs = tree.map_structure(lambda a: None if a is None else tf.TensorSpec(a.shape, a.dtype), arrays)
         numbers = tf.TensorSpec(rows.shape[1:], rows.dtype)
@@ -85,9 +84,12 @@ def _tensorflow_program(model, step, kind, xla, finished):
 
 
 def _jax_program(model, step, kind, xla, finished):
+    """Steps that spare members must choose each number that they change, which takes time, and changes what XLA computes in
+    one loop, and so its rounding. While no member rests, a program runs that spares none. Where its steps find a gradient
+    that is NaN or inf, its results are dropped, and the other runs.
+    """
     import jax
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def run(state, arrays, rows, count):
         def body(at, state):
             data = jax.tree.map(lambda a: a[rows[at]], arrays)
@@ -98,7 +100,26 @@ def _jax_program(model, step, kind, xla, finished):
         with keras.StatelessScope(list(zip(model.metrics_variables, state[-1]))):
             return model.get_metrics_result(), state
 
-    return run
+    def traced(spares):
+        def run_traced(*args):
+            with model.optimizer.traced_for(spares):
+                return run(*args)
+
+        return run_traced
+
+    if kind == "test":
+        return jax.jit(run, donate_argnums=0)
+    sparing, sparing_none = jax.jit(traced(True), donate_argnums=0), jax.jit(traced(False))
+
+    def program(state, *given):
+        may_spare = model.optimizer.may_spare
+        if not may_spare(state[2]):
+            logs, new = sparing_none(state, *given)
+            if not may_spare(new[2]):
+                return logs, new
+        return sparing(state, *given)
+
+    return program
 
 
 def fed_rows(rows, block, shuffle=False):

@@ -36,6 +36,10 @@ class ScoredModel(keras.Model):
         tracked.update_state(losses, num_rows(x))
         return losses
 
+    def rows_open(self):
+        """As `MemberLosses.rows_open`."""
+        return self._compiled.losses.rows_open()
+
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if self._compiled.metrics is not None:
             self._compiled.metrics.update_state(self._batch(y, y_pred, sample_weight))

@@ -5,6 +5,7 @@ of `compile`, so that Keras itself says what one member's loss is: names, severa
 functions. It is called once with each member's outputs, and the state of its metrics is kept once a member.
 """
 
+import contextlib
 import warnings
 
 import keras
@@ -116,10 +117,25 @@ class MemberLosses(MemberScores):
         super().__init__(scorer, num_members, name="member_losses")
         self.total = self.add_variable((num_members,), "zeros", name="total")
         self.count = self.add_variable((), "zeros", name="count")
+        self._are_rows_open = False
+
+    @contextlib.contextmanager
+    def rows_open(self):
+        """A scope in which batches have an unknown number of rows when TensorFlow traces, as they have in Keras's `fit`.
+
+        Of the losses of several outputs Keras shows the mean over rows where their number is known, else over batches.
+        """
+        self._are_rows_open = True
+        try:
+            yield
+        finally:
+            self._are_rows_open = False
 
     def compute(self, batch):
         """The compiled loss of each member on a `MemberBatch`, (N,)."""
-        return self._map(lambda tensors: self._score(*batch.part(tensors)), batch.tensors)
+        opens = self._are_rows_open and self.stacks
+        tensors = [lowerings.with_rows_open(x) for x in batch.tensors] if opens else batch.tensors
+        return self._map(lambda parts: self._score(*batch.part(parts)), tensors)
 
     def _score(self, y, y_pred, sample_weight):
         if self._hidden.scorer.loss is None:

@@ -10,7 +10,8 @@ from keras_multiweight.training import lowerings
 from keras_multiweight.training.arguments import CompileArguments, arguments_of
 from keras_multiweight.training.batches import class_weights
 from keras_multiweight.training.history import with_history
-from keras_multiweight.training.optimizers import MemberOptimizer, with_loss_scale
+from keras_multiweight.training.optimizer_settings import with_loss_scale
+from keras_multiweight.training.optimizers import MemberOptimizer
 from keras_multiweight.training.programs import step_program
 from keras_multiweight.training.running import Running
 from keras_multiweight.training.scored import ScoredModel
