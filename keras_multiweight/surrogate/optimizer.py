@@ -257,8 +257,8 @@ class SurrogateOptimizer:
         """What the members expect at points `(n, d)`: `Prediction(mean, std, members)`, (n,), (n,) and (n, N).
 
         Near a region the members of the whole answer from what the search has taught them, and in its box its own too. Far
-        from all regions every member counts, after a copy of it has learned the whole from points that lie apart (300 steps of
-        training, each time): a coarse map, as good as these points are many. In `members`, one that does not count is such
+        from all regions every member counts, after a copy of it has learned the whole from points that lie apart (in some
+        300 steps, each time): a coarse map, as good as these points are many. In `members`, one that does not count is such
         a copy too. No prediction is further beyond the told values than a tenth of their range. `std` is how far those
         that count are at odds, no bound of the error. The run goes on as if nothing had been asked.
 
