@@ -1,6 +1,7 @@
 """SurrogateOptimizer: what `ask` and `tell` promise."""
 
 import concurrent.futures
+import copy
 import random
 
 import keras
@@ -202,6 +203,25 @@ def test_networks_lead_to_the_optimum(optimizer, monkeypatch):
     at = optimizer.predict(np.concatenate([optimizer.best.x[None], [[-1, -2, 3]]]))
     assert at.mean.shape == at.std.shape == (2,) and at.members.shape == (2, 3) and (at.std >= 0).all()
     assert at.mean[0] < 0.3 < at.mean[1]
+
+
+def test_prediction_is_sane_far_from_where_the_search_went(optimizer, monkeypatch):
+    """Of every member, though a search ends with points together at the best, where the scale of targets is tiny."""
+    monkeypatch.setattr(search, "TRAIN_STEPS", 60)
+    rng = np.random.default_rng(0)
+    together = optimizer.space.encode(CENTRE[None]) + 0.01 * rng.normal(size=(100, 3))
+    known = optimizer.space.decode(np.concatenate([rng.random((40, 3)), np.clip(together, 0, 1)]))
+    optimizer.tell(known, bowl(known))
+    state, drawn = weights(optimizer), copy.deepcopy(optimizer.rng.bit_generator.state)
+    x = optimizer.space.decode(rng.random((200, 3)))
+    mean, std, members = optimizer.predict(x)
+    expected, margin = bowl(x), 0.1 * np.ptp(optimizer.pool.values)
+    assert members.min() >= optimizer.pool.values.min() - margin and members.max() <= optimizer.pool.values.max() + margin
+    assert np.corrcoef(mean, expected)[0, 1] > 0.8 and np.median(np.abs(mean - expected)) < 0.5 * expected.std()
+    assert (std <= np.ptp(members, axis=1)).all()
+    np.testing.assert_array_equal(optimizer.predict(x).members, members)
+    np.testing.assert_array_equal(weights(optimizer), state)
+    assert optimizer.rng.bit_generator.state == drawn
 
 
 def test_recommended_point_of_a_noisy_function_is_nearer_to_the_optimum_than_the_best_told_one(monkeypatch):

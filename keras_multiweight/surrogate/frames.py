@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+NEAR = 0.1  # of the cube's side: so near a centre the cube's members know more of the function than a survey
+
 
 @dataclass
 class Frame:
@@ -36,6 +38,10 @@ class Frame:
     def contains(self, unit):
         """(n,), whether points lie in the box."""
         return ((unit >= self.low) & (unit <= self.high)).all(axis=1)
+
+    def reaches(self, unit):
+        """(n,), whether points are near the centre: no further out than most that the members see, or than `NEAR`."""
+        return np.abs(unit - self.centre).max(axis=1) <= max(self.scale, NEAR)
 
     def top(self, unit, heights, count):
         """The highest points in the box, at most `count`."""

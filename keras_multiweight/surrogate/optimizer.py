@@ -247,13 +247,20 @@ class SurrogateOptimizer:
             return self.best
         with self._learned():
             point = self.space.decode(self._search.consensus(self.pool)[None])
-            return Point(point[0], float(self.predict(point).mean[0])) if self.allowed(point)[0] else self.best
+            if not self.allowed(point)[0]:
+                return self.best
+            unit = self._encoded(point)
+            heights = self._search.answers(self._search.frames, unit, self.pool.heights)
+            return Point(point[0], float(self._prediction(heights, self._search.speaking(unit)).mean[0]))
 
     def predict(self, points):
         """What the members expect at points `(n, d)`: `Prediction(mean, std, members)`, (n,), (n,) and (n, N).
 
-        A member of a region speaks for the points in its box; elsewhere the mean and standard deviation are of the members
-        of the whole. With one member it speaks everywhere.
+        Near a region the members of the whole answer from what the search has taught them, and in its box its own too. Far
+        from all regions every member counts, after a copy of it has learned the whole from points that lie apart (in some
+        300 steps, each time): a coarse map, as good as these points are many. In `members`, one that does not count is such
+        a copy too. No prediction is further beyond the told values than a tenth of their range. `std` is how far those
+        that count are at odds, no bound of the error. The run goes on as if nothing had been asked.
 
         Raises:
             ValueError: Fewer than two evaluations are known, or there are no networks.
@@ -263,15 +270,18 @@ class SurrogateOptimizer:
                 "predict needs a network and two evaluations that did not fail. Received: "
                 f"{self.num_members} members and {self.pool.num_known} evaluations."
             )
-        unit = self.space.encode(self.space.checked(points))
+        unit = self._encoded(points)
         with self._learned():
-            members = self.pool.sign * self._search.answers(self._search.frames, unit, self.pool.heights)
-            speaks = np.zeros(members.shape)
-            for frame, numbers in zip(self._search.frames, self._search.groups):
-                speaks[:, numbers] = frame.contains(unit)[:, None] | (self.num_members == 1)
-        mean = np.average(members, axis=1, weights=speaks)
-        std = np.sqrt(np.average((members - mean[:, None]) ** 2, axis=1, weights=speaks))
-        return Prediction(mean, std, members)
+            return self._prediction(*self._search.opinions(self.pool, unit))
+
+    def _encoded(self, points):
+        return self.space.encode(self.space.checked(points))
+
+    def _prediction(self, heights, counts):
+        """From heights `(n, N)`, and which of them count."""
+        members = self.pool.sign * heights
+        mean = np.average(members, axis=1, weights=counts)
+        return Prediction(mean, np.sqrt(np.average((members - mean[:, None]) ** 2, axis=1, weights=counts)), members)
 
     @contextlib.contextmanager
     def _learned(self):

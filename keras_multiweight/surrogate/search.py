@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_multiweight.surrogate import survey
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import groups
@@ -95,6 +96,13 @@ class Search:
 
     def answers(self, frames, unit, known):
         """(n, N): what every member predicts at points, as heights, each in its group's frame."""
+        answers = self._outputs(frames, unit)
+        for frame, members in zip(frames, self.groups):
+            answers[:, members] = denormalised(answers[:, members], known[frame.rows[: _scale_rows(frame, self.window)]])
+        return answers
+
+    def _outputs(self, frames, unit):
+        """(n, N): what the networks give at points, each in its group's frame."""
         answers = np.empty((len(unit), self.ensemble.num_members))
         for start in range(0, len(unit), self.window):
             block = unit[start : start + self.window]
@@ -102,9 +110,37 @@ class Search:
             for frame, members in zip(frames, self.groups):
                 x[: len(block), members] = frame.to_own(block)[:, None]
             answers[start : start + self.window] = self.ensemble.predict(x)[: len(block)]
-        for frame, members in zip(frames, self.groups):
-            answers[:, members] = denormalised(answers[:, members], known[frame.rows[: _scale_rows(frame, self.window)]])
         return answers
+
+    # ---- answering ----
+
+    def speaking(self, unit):
+        """(n, N): whether a member has learned what lies round a point: the cube's members have, a region's in its box."""
+        speaks = np.ones((len(unit), self.ensemble.num_members), bool)
+        if self.ensemble.num_members > 1:
+            for frame, members in zip(self.frames, self.groups):
+                speaks[:, members] = frame.contains(unit)[:, None]
+        return speaks
+
+    def opinions(self, pool, unit):
+        """(n, N) heights and (n, N) bools: what every member expects at points, and whether that counts.
+
+        Near a region the cube's members answer from what they know, and in its box its own too; all else is surveyed. The
+        members are not afterwards what they were.
+        """
+        own, speaks = self.answers(self.frames, unit, pool.heights), self.speaking(unit)
+        far = ~np.any([frame.reaches(unit) for frame in self.frames[:-1]], axis=0)[:, None]
+        heights = np.where(speaks & ~far, own, self._survey(pool, unit))
+        return survey.bounded(heights, pool.heights), speaks | far
+
+    def _survey(self, pool, unit):
+        """(n, N): what members expect at points once they have learned the whole. It changes them."""
+        cube, heights, share = self.frames[-1], pool.heights, survey.shares(pool.unit)
+        mean, std = survey.moments(heights, share)
+        data = cube.to_own(pool.unit), (heights - mean) / std, share, (self.window, self.ensemble.num_members), self.rng
+        for _ in range(survey.ROUNDS):
+            self.ensemble.train(*survey.windows(*data), TRAIN_STEPS, survey.DECAY)
+        return mean + std * self._outputs([cube] * len(self.groups), unit)
 
     def _windows(self, unit, heights):
         """The data of each member: rows `(W, N, D)`, targets and weights `(W, N)`, zero beyond what there is."""
