@@ -185,6 +185,17 @@ def test_changed_weights_are_seen(models):
     np.testing.assert_array_equal(ask(x), seen[-1])
 
 
+@pytest.mark.parametrize("jit_compile", ("auto", False))
+def test_programs_are_made_in_the_middle_of_fit(models, jit_compile):
+    multi = kmw.pack(models, verify=False)
+    x, seen, ask = data(12), [], multi.predictor(jit_compile=jit_compile)
+    see = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(ask(x)))
+    multi.compile("sgd", "mse")
+    multi.fit(data(6), np.zeros((6, 2), "float32"), batch_size=3, callbacks=[see], verbose=0)
+    assert not np.array_equal(*seen)
+    oracle.assert_close(seen[-1], ops.convert_to_numpy(multi(x)))
+
+
 def test_statistics_adapted_anew_are_seen():
     norm = k.Normalization()
     norm.adapt(data(20))

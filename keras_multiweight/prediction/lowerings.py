@@ -156,10 +156,16 @@ _FREE_ON_DEVICE = {"jax": _free_by_jax, "torch": _free_by_torch, "tensorflow": l
 # ---- any backend ----
 
 
+def _syncing(model):
+    """A function that brings the weights to the variables: on JAX they are elsewhere in the middle of `fit`."""
+    return getattr(model, "jax_state_sync", lambda: None)
+
+
 def _eager(call, arrays):
-    lock = threading.Lock()  # layers may set attributes as they run
+    lock, sync = threading.Lock(), _syncing(call.model)  # layers may set attributes as they run
 
     def run(arrays):
+        sync()
         with lock, _without_gradients():
             return _numpy(call.unrolled([ops.convert_to_tensor(a) for a in arrays]))
 
@@ -204,12 +210,13 @@ def _tensorflow(call, arrays, xla):
 def _jax(call, arrays):
     import jax
 
+    sync = _syncing(call.model)
+    sync()
     pure = PureCall(call)
     function = jax.jit(pure)
-    sync = getattr(call.model, "jax_state_sync", lambda: None)
 
     def values():
-        sync()  # in the middle of `fit` the weights are elsewhere
+        sync()
         return pure.values()
 
     if jax.eval_shape(function, values(), arrays)[1]:  # the model assigns variables as it predicts
