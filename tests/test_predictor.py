@@ -189,11 +189,14 @@ def test_changed_weights_are_seen(models):
 def test_programs_are_made_in_the_middle_of_fit(models, jit_compile):
     multi = kmw.pack(models, verify=False)
     x, seen, ask = data(12), [], multi.predictor(jit_compile=jit_compile)
-    see = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(ask(x)))
+    middle = multi.average().predictor(jit_compile=jit_compile)
+    see = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append((ask(x), middle(x))))
     multi.compile("sgd", "mse")
     multi.fit(data(6), np.zeros((6, 2), "float32"), batch_size=3, callbacks=[see], verbose=0)
-    assert not np.array_equal(*seen)
-    oracle.assert_close(seen[-1], ops.convert_to_numpy(multi(x)))
+    (first, _), (answers, mean) = seen
+    assert not np.array_equal(first, answers)
+    oracle.assert_close(answers, ops.convert_to_numpy(multi(x)))
+    oracle.assert_close(mean, answers.mean(axis=1))
 
 
 def test_statistics_adapted_anew_are_seen():

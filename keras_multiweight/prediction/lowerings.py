@@ -158,7 +158,8 @@ _FREE_ON_DEVICE = {"jax": _free_by_jax, "torch": _free_by_torch, "tensorflow": l
 
 def _syncing(model):
     """A function that brings the weights to the variables: on JAX they are elsewhere in the middle of `fit`."""
-    return getattr(model, "jax_state_sync", lambda: None)
+    trained = model.packed() if hasattr(model, "packed") else model
+    return getattr(trained, "jax_state_sync", lambda: None)
 
 
 def _eager(call, arrays):
