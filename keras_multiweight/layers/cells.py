@@ -41,7 +41,7 @@ class MultiRNN(StepByStep):
     member_class = keras.layers.RNN
     lowering_names = ("vectorized", "unrolled")
 
-    def cell(self, lowering):
+    def cell(self, lowering, as_is):
         return _MembersCell(self, lowering)
 
     def step(self, lowering, x, states, training):

@@ -54,7 +54,7 @@ class StepByStep(MultiLayer):
         loops = self._hidden.__dict__.setdefault("loops", {})
         if (lowering, as_is) not in loops:
             options = {name: getattr(self.template(), name) for name in LOOP_OPTIONS}
-            cell = self.cell(lowering, as_is) if as_is else self.cell(lowering)
+            cell = self.cell(lowering, as_is)
             loops[lowering, as_is] = keras.layers.RNN(cell, return_state=True, dtype=self.dtype_policy, **options)
         return loops[lowering, as_is]
 
@@ -92,7 +92,7 @@ class _MultiRecurrent(StepByStep):
         sizes = {"rows": rows, "steps": steps, "gates": self.gates, "in": size, "out": self.units}
         return {"kind": kind, "members": self.num_members, **sizes}
 
-    def cell(self, lowering, as_is=False):
+    def cell(self, lowering, as_is):
         if lowering == "projected":
             return _Cell(self, self._step_of_members)
         read = self.project_shared_step if as_is else self.project_step
@@ -169,7 +169,7 @@ class _LSTM(_MultiRecurrent):
     num_states = 2
 
     def step(self, x, h, c):
-        """`x` ([N, B] or [N*B], 4 * U): projected inputs with their bias; `h`, `c` (N*B, U)."""
+        """`x` ([N, B] or [N*B], 4 * U): projected inputs with their bias; `h`, `c` likewise, U."""
         i, f, g, o = ops.split(x + self.times(h, self._weight("recurrent_kernel")), 4, axis=-1)
         c = self._gates(f) * c + self._gates(i) * activate(self.activation, g)
         return self._gates(o) * activate(self.activation, c), c
@@ -183,7 +183,7 @@ class _GRU(_MultiRecurrent):
         return self._weight("bias")[:, 0] if self.reset_after else self._weight("bias")  # (N, 3 * U)
 
     def step(self, x, h):
-        """`x` ([N, B] or [N*B], 3 * U): projected inputs with their bias; `h` (N*B, U)."""
+        """`x` ([N, B] or [N*B], 3 * U): projected inputs with their bias; `h` likewise, U."""
         kernel = self._weight("recurrent_kernel")
         x_z, x_r, x_h = ops.split(x, 3, axis=-1)
         if self.reset_after:
@@ -202,7 +202,7 @@ class _SimpleRNN(_MultiRecurrent):
     gates = 1
 
     def step(self, x, h):
-        """`x` ([N, B] or [N*B], U): projected inputs with their bias; `h` (N*B, U)."""
+        """`x` ([N, B] or [N*B], U): projected inputs with their bias; `h` likewise, U."""
         return (activate(self.activation, x + self.times(h, self._weight("recurrent_kernel"))),)
 
 

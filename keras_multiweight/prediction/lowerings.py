@@ -109,13 +109,12 @@ def cached(model):
     Chunks cost a copy of their weights on TensorFlow and JAX. On torch they cost calls, and gain sooner: it writes down what
     the compilers of the others fuse. TensorFlow's graphs run chunks beside each other, one on each core; JAX the
     convolutions of a chunk. Where a row has many places, of an image or a text, one member keeps the cores busy: rows gain
-    more than members. What a recurrent layer on JAX holds from step to step should stay in the caches, with
-    its weights.
+    more than members. What a recurrent layer on JAX holds from step to step should stay in the caches, with its weights.
     """
     if not on_cpu():
         return None
-    tables = (table for names, table in _CACHED if _has(model, *names))
-    return next(table for table in tables if keras.backend.backend() in table)[keras.backend.backend()]
+    backend = keras.backend.backend()
+    return next(table[backend] for names, table in _CACHED if backend in table and _has(model, *names))
 
 
 def batch_numbers():
