@@ -22,11 +22,12 @@ SIZES = (8, 32, 64, 128, 17)  # tried in turn for dimensions that a model leaves
 def verify(multi, models, x=None, *, custom_objects=None):
     """How far the answers of a packed model are from those of its members.
 
-    Embeddings, pooling and all that is computed once are bit-equal on every backend, and so are dense layers on JAX and
-    torch, where a matmul with the members first computes what N matmuls compute. The rest is equal up to the rounding of
-    sums in another order: in float32 below 1e-6 of the largest number for one or two layers, and at most 1e-4 after the
-    hundreds of layers of `keras.applications`. Which layers are bit-equal depends on the backend and its version, on the
-    processor and the sizes; `benchmarks/exactness.py` measures it for some.
+    Embeddings, pooling and all that is computed once are bit-equal on every backend, and so are dense layers of few rows on
+    JAX and torch, where a matmul with the members first computes what N matmuls compute. The rest is equal up to the
+    rounding of sums in another order: in float32 below 1e-6 of the largest number for one or two layers, and at most 1e-4
+    after the hundreds of layers of `keras.applications`. Which layers are bit-equal depends on the backend and its version,
+    on the processor and the sizes (an input of many rows that all members share is one wide product);
+    `benchmarks/exactness.py` measures it for some.
 
     Args:
         multi: A `MultiModel`.
