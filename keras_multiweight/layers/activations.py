@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_multiweight.layers.lowerings import MOST_AXES_OF_SOFTMAX
+from keras_multiweight.layers.plumbing import fold, unfold
+
 _A = keras.activations
 
 ELEMENTWISE = {
@@ -21,6 +24,8 @@ def activate(activation, x):
     """Apply an activation to `(N, B, ..., C)` as each member would to its own `(B, ..., C)`."""
     if activation is None:
         return x
+    if activation in LAST_AXIS and len(x.shape) > MOST_AXES_OF_SOFTMAX:
+        return unfold(activation(fold(x)), x.shape[0])
     if activation in ELEMENTWISE or activation in LAST_AXIS:
         return activation(x)
     return ops.vectorized_map(activation, x)  # a custom one may mix rows or name its axes

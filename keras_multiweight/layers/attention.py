@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.dense import add_aligned, members_matmul
+from keras_multiweight.layers.lowerings import MOST_AXES_OF_SOFTMAX
 from keras_multiweight.layers.plumbing import PACKAGE, fold, fold_all
 
 
@@ -74,6 +75,13 @@ class _MultiHeads(_MultiAttention):
         config = self.member_config()
         plain = config["attention_axes"] in (None, (1,), [1]) and not config["sliding_window"] and not config["use_gate"]
         return self.lowering_names if plain else self.lowering_names[1:]
+
+    def must_unroll(self, query, *args, **kwargs):
+        """Also where a map would give the scores more axes than a softmax takes, which Keras computes over one axis only."""
+        axes = self.member_config()["attention_axes"]
+        is_softmax = isinstance(axes, int) or len(axes or ()) == 1
+        of_scores = len(query.shape) + 1 + self.shared_input
+        return super().must_unroll(query, *args, **kwargs) or (is_softmax and of_scores > MOST_AXES_OF_SOFTMAX)
 
     def work(self, shape):
         *_, rows, steps, size = (None, *shape)

@@ -264,12 +264,12 @@ class MultiLayer(ChoosesLowering, OwnSettings, keras.layers.Layer):
         return ops.moveaxis(x, 1, 0)
 
     def map_members(self, *args, **kwargs):
-        """Compute by calling the member once with each member's weights.
+        """Compute by calling the member once with each member's weights."""
+        return map_members(self, args, kwargs, "unrolled" if self.must_unroll(*args, **kwargs) else "vectorized")
 
-        The backends' maps do not draw random numbers, or only slowly: what draws is unrolled.
-        """
-        draws = kwargs.get("training") and self.draws()
-        return map_members(self, args, kwargs, "unrolled" if draws or self.lowering == "unrolled" else "vectorized")
+    def must_unroll(self, *args, training=None, **kwargs):
+        """Whether the members are called side by side: the backends' maps do not draw random numbers, or only slowly."""
+        return bool((training and self.draws()) or self.lowering == "unrolled")
 
     def call(self, *args, **kwargs):
         return self.run(self.map_members, *args, **kwargs)

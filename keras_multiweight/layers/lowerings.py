@@ -36,6 +36,7 @@ def writes_over_shared(training):
 
 
 MOST_SIDE_BY_SIDE = 64  # members, or programs take long to compile
+MOST_AXES_OF_SOFTMAX = 5  # TensorFlow's refuses more where oneDNN is on, by default on recent Intel and AMD CPUs
 
 
 def convolutions(rank, num_members, strides, dilation_rate):

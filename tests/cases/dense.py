@@ -16,6 +16,7 @@ variants(
     first=dense(4, activation="tanh"),
 )
 variants("dense_on_sequences", (6, 4), dense(3, activation="sparsemax"), dense(4, activation="glu"), first=dense(4))
+stack_of("dense_on_five_axes", (2, 2, 2, 4), dense(3, activation="softmax"), dense(2, activation="log_softmax"))
 stack_of("dense_on_open_dimensions", (None, None, 4), dense(activation="selu"), dense(3))
 stack_of("dense_regularized", (4,), dense(kernel_regularizer="l2", activity_regularizer="l1", kernel_constraint="max_norm"))
 variants(
