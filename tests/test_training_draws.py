@@ -38,7 +38,11 @@ def drawn(multi):
     return [outputs[:, i].tobytes() for i in range(MEMBERS)]
 
 
-@pytest.mark.parametrize("name", sorted({*ROWS, *BATCHES, *DROPOUTS} - {"CutMix"}))  # of equal images it shows nothing
+NAMES = sorted({*ROWS, *BATCHES, *DROPOUTS} - {"CutMix"})  # of equal images it shows nothing
+MANY_DRAWS = {"AugMix", "RandAugment"}  # made of the others
+
+
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if x in MANY_DRAWS else x for x in NAMES])
 def test_members_draw_for_themselves(name):
     multi = packed_layer({**ROWS, **BATCHES, **DROPOUTS}[name])
     assert any(len(set(drawn(multi))) == MEMBERS for _ in range(8 if name in FEW_OUTCOMES else 2))
