@@ -336,8 +336,8 @@ _CACHED = (  # what the names of a model's layers contain, and by backend what s
     (
         ("",),
         {
-            "tensorflow": Cached(2**19, 2**20, 4, 16),
-            "jax": Cached(2**19, 2**20, 4, 16),
+            "tensorflow": Cached(2**20, 2**20, 2, 16),
+            "jax": Cached(2**20, 2**20, 2, 16),
             "torch": Cached(2**19, 2**19, 4, 16),
         },
     ),
