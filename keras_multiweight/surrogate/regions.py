@@ -1,6 +1,6 @@
-"""Boxes round incumbents, as wide as the steps that succeed, and halved while none does. D encoded dimensions, n points.
+"""Boxes round incumbents, which shrink while nothing better is found in them. D encoded dimensions, n points.
 
-After the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
+As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
 point belongs to the nearest centre, those of higher regions and of exhausted ones included, so that no region moves to where
 another is or was.
 """
@@ -13,7 +13,6 @@ from scipy.spatial.distance import cdist
 LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
-REACH = 2.0  # half the side of a box after a success, in units of the step that was taken
 
 
 @dataclass
@@ -26,6 +25,7 @@ class Region:
         origin: (D,), where it began.
         half: Half of the box's side.
         failures: Points told since the last success.
+        streak: Successes since the box last changed.
         seen: How many of the pool's points have been counted.
     """
 
@@ -34,6 +34,7 @@ class Region:
     origin: np.ndarray
     half: float = LARGEST
     failures: int = 0
+    streak: int = 0
     seen: int = 0
 
     def box(self):
@@ -41,7 +42,7 @@ class Region:
         return np.maximum(self.centre - self.half, 0.0), np.minimum(self.centre + self.half, 1.0)
 
     def learn(self, unit, heights, mine, owned, patience, floor):
-        """Move to a better point, with a box as wide as the step, or shrink.
+        """Move to a better point, and shrink or grow.
 
         Args:
             unit, heights: (n, D), (n,) of the pool.
@@ -63,14 +64,14 @@ class Region:
             self.failures += int((is_new & mine).sum())
         self.seen = len(heights)
         if self.failures >= patience and not self._is_flat(unit, heights, floor):
-            self.half, self.failures = self.half / 2, 0
+            self.half, self.failures, self.streak = self.half / 2, 0, 0
+        if self.streak >= 3:
+            self.half, self.streak = min(self.half * 2, LARGEST), 0
 
     def _move(self, centre, height, heights):
         spread = np.quantile(heights, 0.9) - np.median(heights)
         if height > self.height + PROGRESS * spread:
-            step = float(np.abs(centre - self.centre).max())
-            self.half = float(np.clip(REACH * step, self.half / 2, min(self.half * 2, LARGEST)))
-            self.failures = 0
+            self.failures, self.streak = 0, self.streak + 1
         self.centre, self.height = centre, float(height)
 
     def _is_flat(self, unit, heights, floor):

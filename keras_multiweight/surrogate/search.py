@@ -13,7 +13,8 @@ NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-TURNS = "CLLLLOLLOL"  # whose turn it is: the whole cube, the leading region, another region
+SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
+SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -41,7 +42,7 @@ class Search:
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
         self.groups = groups(num_members, self.num_regions)
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
-        self.niches = Niches(self.num_regions, patience=max(8, width), floor=2 * noise)
+        self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
 
     # ---- learning ----
@@ -217,11 +218,12 @@ class Search:
 
     def _group_in_turn(self):
         ranked, whole = self.niches.ranked(), self.num_regions
-        turn = TURNS[self.turn % len(TURNS)]
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
+        turn = turns[self.turn % len(turns)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
-        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
