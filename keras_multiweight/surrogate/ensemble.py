@@ -74,13 +74,9 @@ class PackedEnsemble:
         start = [ops.convert_to_numpy(v).reshape(self.num_members, -1) for v in self.model.trainable_variables]
         weights = np.concatenate(start, axis=1)
         dense = np.random.default_rng(seed).random(weights.shape) >= self._sparsity
-        self.seed, self.start = seed, (weights * dense * self._exists).astype("float32")
-        self.begin()
-
-    def begin(self):
-        """Give all members the weights with which they were made: nothing is learned by heart that is learned anew."""
-        self.weights, self.steps = self.start.copy(), np.zeros((self.num_members, 1), "float32")
-        self.slots = np.zeros((2, *self.start.shape), "float32")
+        self.seed, self.weights = seed, (weights * dense * self._exists).astype("float32")
+        self.slots = np.zeros((2, *weights.shape), "float32")
+        self.steps = np.zeros((self.num_members, 1), "float32")
 
     def _check(self, dim):
         shapes = [tuple(x.shape[2:]) for x in (*self.model.inputs, *self.model.outputs)]

@@ -9,13 +9,9 @@ WIDTHS = (1.0, 1.0, 0.75, 1.0, 0.5)  # shares of the hidden units
 GLOBAL_SHARE = 0.25
 
 
-def diversity(num_members, noisy=False):
-    """What `PackedEnsemble` takes: `optimizers`, `rates`, `sparsity` and `widths` of each member.
-
-    Noise is learned by heart by Rprop before all others.
-    """
-    names = ["rmsprop" if noisy and name == "rprop" else name for name in OPTIMIZERS]
-    optimizers = [names[i % len(names)] for i in range(num_members)]
+def diversity(num_members):
+    """What `PackedEnsemble` takes: `optimizers`, `rates`, `sparsity` and `widths` of each member."""
+    optimizers = [OPTIMIZERS[i % len(OPTIMIZERS)] for i in range(num_members)]
     spread = [2.0 ** -(i // len(OPTIMIZERS) % 2) for i in range(num_members)]  # a half of the rate in every second round
     return {
         "optimizers": optimizers,

@@ -95,7 +95,7 @@ class SurrogateOptimizer:
         if not self.num_members:
             return None
         width = self.space.width
-        options = {**diversity(self.num_members, noisy=self.noise > 0), "member_update": self.member_update}
+        options = {**diversity(self.num_members), "member_update": self.member_update}
         if model is not None:
             del options["widths"]  # what a unit is in a network of the user's is not known
         network = default_network(width) if model is None else model

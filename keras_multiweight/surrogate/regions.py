@@ -5,7 +5,7 @@ point belongs to the nearest centre, those of higher regions and of exhausted on
 another is or was.
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -97,38 +97,21 @@ class Niches:
     regions: list = field(default_factory=list)
     exhausted: list = field(default_factory=list)
 
-    def update(self, unit, heights, origins, valley=None):
+    def update(self, unit, heights, origins):
         """Move, shrink, grow and restart the regions by what was told since the last time.
 
         Args:
             unit, heights, origins: (n, D), (n,), (n,) of the pool: an origin is the number of the region.
-            valley: Function of points `(n, D)` and a centre (D,) to (n,) bools, whether a valley is known between them.
-                With it the others are where one is, or where the leader is.
         """
         self.regions = self.regions or [None] * self.count
         for number in self.ranked():
             mine, owned = origins == number, self.owns(number, unit)
             self.regions[number].learn(unit, heights, mine, owned, self.patience, self.floor)
-        if valley:
-            return self._part(unit, heights, valley)
         for number in self.ranked():
             self._give_up(number)
         for number, region in enumerate(self.regions):
             if region is None:
                 self.regions[number] = self._found(unit, heights)
-
-    def _part(self, unit, heights, valley):
-        """Move regions that are in the leader's basin to the best point behind a valley; there being none, to the leader."""
-        leader = self.regions[self.ranked()[0]]
-        for number, region in enumerate(self.regions):
-            if region is not leader and not valley(region.centre[None], leader.centre)[0]:
-                behind = np.flatnonzero(valley(unit, leader.centre))
-                self.regions[number] = replace(leader, failures=0, streak=0, seen=len(heights))
-                if len(behind):
-                    best = behind[heights[behind].argmax()]
-                    self.regions[number] = Region(
-                        unit[best].copy(), float(heights[best]), unit[best].copy(), seen=len(heights)
-                    )
 
     def _before(self, number):
         """The centres that come before a region's: those of higher regions, and what is exhausted."""

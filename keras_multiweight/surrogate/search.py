@@ -15,8 +15,6 @@ STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
 SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
 SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
-NOISY_TURNS, NOISY_STEPS, NOISY_ACQUISITIONS = "LLOLCOLOLO", 200, ("mean", "bound")
-VALLEY = 0.5  # of the noise's standard deviation: how deep a valley is that the members expect
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -38,13 +36,12 @@ class Search:
     """
 
     def __init__(self, ensemble, width, noise, rng, acquisitions):
-        self.ensemble, self.rng, self.noise = ensemble, rng, noise
-        self.acquisitions = NOISY_ACQUISITIONS if noise else acquisitions
+        self.ensemble, self.rng, self.noise, self.acquisitions = ensemble, rng, noise, acquisitions
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
         self.groups = groups(num_members, self.num_regions)
-        self.window = int(np.clip(8 * width, 64, 128)) * (3 if noise else 1)
+        self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
 
@@ -55,12 +52,11 @@ class Search:
         if len(pool) == self.seen:
             return
         self._judge(pool)
-        heights, valley = pool.heights, None
+        heights = pool.heights
         if self.noise and self.frames and self.ensemble:
             self._train(pool)
             heights = self.expected(pool)
-            valley = self._valley(pool) if self.num_regions > 1 else None
-        self.niches.update(pool.unit, heights, pool.origins, valley)
+        self.niches.update(pool.unit, heights, pool.origins)
         self._train(pool)
 
     def _train(self, pool):
@@ -68,21 +64,8 @@ class Search:
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
-            steps = TRAIN_STEPS if self.ensemble.steps.any() else PRETRAIN_STEPS
-            if self.noise:
-                self.ensemble.begin()
-                steps = NOISY_STEPS
-            self.ensemble.train(*self._windows(pool.unit, pool.heights), steps)
-
-    def _valley(self, pool):
-        """See `Niches.update`: by the mean of all members, at three places on the way."""
-
-        def valley(unit, centre):
-            way = np.array([0.0, 0.3, 0.5, 0.7, 1.0])[:, None, None] * (unit - centre) + centre  # (5, n, D)
-            mean = self.answers(self.frames, way.reshape(-1, unit.shape[1]), pool.heights).mean(axis=1).reshape(5, -1)
-            return np.minimum(mean[0], mean[-1]) - mean.min(axis=0) > VALLEY * self.noise
-
-        return valley
+            first = not self.ensemble.steps.any()
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
 
     def make_frames(self, unit):
         return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
@@ -235,8 +218,7 @@ class Search:
 
     def _group_in_turn(self):
         ranked, whole = self.niches.ranked(), self.num_regions
-        settled = self.niches.regions[ranked[0]].half < SETTLED_HALF
-        turns = NOISY_TURNS if self.noise and self.ensemble else SETTLED if settled else SEARCHING
+        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
         turn = turns[self.turn % len(turns)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
