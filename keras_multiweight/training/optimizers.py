@@ -15,7 +15,7 @@ from keras import ops
 from keras_multiweight.training.checks import checked_optimizers
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
-from keras_multiweight.training.lowerings import for_members, keras_class, outside_of_graphs
+from keras_multiweight.training.lowerings import for_members, has_branches, keras_class, outside_of_graphs
 from keras_multiweight.training.optimizer_settings import kind, schedule
 from keras_multiweight.training.updates import ELEMENTWISE, MappedUpdate, StackedUpdate
 from keras_multiweight.training.weights import both, choose
@@ -179,11 +179,12 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, gradients, alive, finite):
         """One step of the members that are `alive` and whose gradients are `finite`, (N,) each, or True for all."""
-        spares, move = self._hidden.spares, functools.partial(self._move, gradients)
+        spares, keep = self._hidden.spares, both(alive, finite)
         if spares is None:
-            for_members(both(alive, finite), move, self._changing())
+            gradients = self._hidden.clipping.for_branch(gradients, alive) if has_branches(keep) else gradients
+            for_members(keep, functools.partial(self._move, gradients), self._changing())
         else:
-            move(both(alive, finite) if spares else True)
+            self._move(gradients, keep if spares else True)
         self._note(alive, finite)
         self.iterations.assign_add(1)
 
