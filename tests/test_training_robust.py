@@ -96,7 +96,7 @@ def test_data_that_cannot_be_read_leave_what_was_learned_before():
     single = multi.member(1)
     single.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     for model in (multi, single):
-        with pytest.raises(RuntimeError, match="mine"):
+        with pytest.raises(Exception, match="mine"):  # TensorFlow raises an error of its own
             model.fit(Breaks(), epochs=3, **OPTIONS)
         model.fit(X, Y, batch_size=8, **OPTIONS)
     assert int(multi.optimizer.iterations) == int(single.optimizer.iterations) > 3

@@ -341,7 +341,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         update = next(u for u in self._hidden.updates if i in u.members)
         steps, *own = update.state(i)
         if self.accumulators:
-            steps = ops.convert_to_numpy(self.iterations)
+            steps = np.broadcast_to(ops.convert_to_numpy(self._counted()), self.active.shape)[i]
         common = [ops.convert_to_numpy(v)[i] for v in (*self.averages, *self.accumulators)]
         return [steps, *common, *own, *(ops.convert_to_numpy(v)[i] for v in self._scales())]
 
