@@ -10,6 +10,7 @@ from keras import ops
 from keras_multiweight.callers import stack_level
 from keras_multiweight.copies import draws_in_training
 from keras_multiweight.packing.pack import pack
+from keras_multiweight.training.optimizer_settings import with_loss_scale
 from keras_multiweight.training.resume import state_variables
 from keras_multiweight.training.updates import fresh_copy
 
@@ -82,7 +83,8 @@ def assert_trains_alike(
     arguments = compile_args if callable(compile_args) else lambda i: compile_args
     fit_args = {"verbose": 0, **(fit_args or {}), "shuffle": False}
     members = _members(build, num_members, seed)
-    solo, starts = build(), [model.get_weights() for model in members]
+    solo, starts = members[0], [model.get_weights() for model in members]  # whose names are those of the packed model
+    multi = pack(members, share="frozen", member_inputs=member_inputs, verify=False)
 
     def train_alone(i, start, anew):
         solo.set_weights(start)
@@ -90,7 +92,6 @@ def assert_trains_alike(
         return _Single(solo, solo.fit(**_named(_data(data, i)), **fit_args))
 
     singles = [train_alone(i, start, anew=i == 0) for i, start in enumerate(starts)]
-    multi = pack(members, share="frozen", member_inputs=member_inputs, verify=False)
     multi.compile(**_fresh(arguments, num_members, callable(compile_args)))
     history = multi.fit(**_named(_data(data, None)), **fit_args)
     shaken = functools.cache(lambda: [train_alone(i, _shaken(start), anew=False) for i, start in enumerate(starts)])
@@ -136,6 +137,8 @@ def _prepare_alone(model, arguments, anew):
         model.compile(**{**arguments, **alone})  # not every backend runs several steps of one model
         return model.optimizer.build(model.trainable_variables)  # or TensorFlow traces the first step twice
     fresh = fresh_copy(keras.optimizers.get(arguments.get("optimizer", "rmsprop")))  # whose rate no callback has changed
+    if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):  # as Keras makes of it in half precision
+        fresh = with_loss_scale(fresh)
     fresh.build(model.trainable_variables)
     for variable, value in zip(model.optimizer.variables, fresh.variables, strict=True):
         variable.assign(value)

@@ -344,6 +344,28 @@ def test_in_half_precision_the_loss_of_each_member_is_scaled_alone(half_precisio
         assert multi.optimizer.member_state(i)[-1] == scale == 2.0 ** (12 if i == 1 else 15)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_step_that_a_member_leaves_out_counts_for_the_others_only(steps):
+    """Neither are its gradients accumulated, nor its weights averaged."""
+    x, y = cases.data(cases.mlp)
+    weights = np.ones((len(x), 3), "float32")
+    weights[5:10, 1] = 1e37  # times the scale more than a float32 can be
+    inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=2)
+    arguments = {"optimizer": keras.optimizers.LossScaleOptimizer(inner), **SPARSE, "steps_per_execution": steps}
+    data = lambda i: (x, y, weights if i is None else weights[:, i])  # noqa: E731
+    assert_trains_alike(cases.mlp, data, arguments, {"batch_size": 5, "epochs": 3}, roundings=0)
+
+
+def test_the_kit_compares_trainings_in_half_precision(half_precision):
+    """Where Keras makes an optimizer that scales losses of the one that is given."""
+
+    def build():
+        return keras.Sequential([keras.Input((4,)), k.Dense(5, activation="tanh"), k.Dense(3, dtype="float32")])
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert_trains_alike(build, cases.data(cases.mlp), {"optimizer": "sgd", "loss": loss}, FIT, tolerance=2e-3, roundings=0)
+
+
 def test_training_on_one_batch_trains_alike():
     x, y = cases.data(cases.mlp)
     multi, whole = (packed() for _ in range(2))

@@ -166,6 +166,18 @@ def test_metrics_that_were_used_before_and_metrics_of_several_results_train_alik
     assert_trains_alike(two_answers, (X, targets), options, {"batch_size": 5, "epochs": 2, "validation_split": 0.25})
 
 
+def test_the_kit_compares_the_losses_of_outputs_whatever_their_names():
+    """Which Keras makes up anew for each model."""
+    x = keras.Input((4,))
+
+    def build():
+        h = k.Dense(5, activation="tanh")(x)
+        return keras.Model(x, [k.Dense(1)(h), k.Dense(3, activation="softmax")(h)])
+
+    found = assert_trains_alike(build, (X, [X[:, :1], Y]), {"optimizer": "sgd", "loss": ["mae", SPARSE]}, FIT)
+    assert found < 1e-5
+
+
 def test_the_kit_begins_each_training_with_the_rate_that_was_given():
     lower = keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=10, factor=0.3)
     options = {"optimizer": keras.optimizers.Adam(0.01), "loss": SPARSE}

@@ -32,10 +32,11 @@ class Raises(keras.callbacks.Callback):
             raise self.error
 
 
-CUTS = [pytest.param(RuntimeError("mine"), 1, marks=pytest.mark.slow), (KeyboardInterrupt(), 2)]
+CUTS = [(RuntimeError("mine"), 1), (KeyboardInterrupt(), 2)]
+MORE_CUTS = [pytest.param(error, 3 - steps, marks=pytest.mark.slow) for error, steps in CUTS]
 
 
-@pytest.mark.parametrize(("error", "steps"), CUTS)
+@pytest.mark.parametrize(("error", "steps"), CUTS + MORE_CUTS)
 def test_a_fit_that_is_cut_off_keeps_what_it_did_and_goes_on(error, steps):
     """Also with another batch size, and with members that had been stopped."""
     cut, whole = compiled(steps), compiled()
@@ -46,10 +47,60 @@ def test_a_fit_that_is_cut_off_keeps_what_it_did_and_goes_on(error, steps):
     whole.fit(X[:10], Y[:10], batch_size=5, **OPTIONS)
     for multi in (cut, whole):
         multi.fit(X, Y, batch_size=8, epochs=2, **OPTIONS)
-    for received, expected in zip(cut.get_weights(), whole.get_weights()):
-        np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
+    assert_close(cut.get_weights(), whole.get_weights())
     assert int(cut.optimizer.iterations) == int(whole.optimizer.iterations) == 5 + 2 + 2 * 3
     assert cut.predict(X).shape == (24, 3, 3)
+
+
+def assert_close(received, expected):
+    for a, b in zip(received, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Member")
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_member_that_is_sick_in_a_fit_that_is_cut_off_stays_so_and_the_others_go_on(steps):
+    """Also with another batch size."""
+    sick, well, alone = compiled(steps), compiled(steps), compiled()
+    for multi, weight in ((sick, np.nan), (well, 1.0)):
+        weights = np.ones((len(X), 3), "float32")
+        weights[7, 1] = weight  # in the second batch
+        with pytest.raises(KeyboardInterrupt):
+            interrupt = Raises(KeyboardInterrupt(), batch=1)
+            multi.fit(X, Y, sample_weight=weights, batch_size=5, epochs=3, callbacks=[interrupt], **OPTIONS)
+        multi.fit(X, Y, batch_size=8, epochs=2, **OPTIONS)
+    alone.fit(X[:5], Y[:5], batch_size=5, **OPTIONS)
+    assert sick.optimizer.quarantined.tolist() == [0, 2, 0]
+    for i, other in ((0, well), (1, alone), (2, well)):
+        assert_close(sick.member_weights(i), other.member_weights(i))
+    assert np.isfinite(sick.predict(X)).all()
+
+
+class Breaks(keras.utils.PyDataset):
+    """Three batches, of which the second cannot be read once an epoch was ended."""
+
+    epoch, num_batches = 0, 3
+
+    def __getitem__(self, number):
+        if (self.epoch, number) == (1, 1):
+            raise RuntimeError("mine")
+        return X[number::3], Y[number::3]
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
+def test_data_that_cannot_be_read_leave_what_was_learned_before():
+    """After as many steps as a single model."""
+    multi = compiled(metrics=["accuracy"])
+    single = multi.member(1)
+    single.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for model in (multi, single):
+        with pytest.raises(Exception, match="mine"):  # TensorFlow raises an error of its own
+            model.fit(Breaks(), epochs=3, **OPTIONS)
+        model.fit(X, Y, batch_size=8, **OPTIONS)
+    assert int(multi.optimizer.iterations) == int(single.optimizer.iterations) > 3
+    assert_close(multi.member_weights(1), single.get_weights())
 
 
 def test_wrong_data_leaves_the_model_as_it_was():

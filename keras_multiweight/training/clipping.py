@@ -21,6 +21,11 @@ class Clipping:
             if any(limit > 0 for limit in limits):
                 self._steps.append((step, np.array(limits)))
 
+    def for_branch(self, gradients, alive):
+        """Gradients for an update that is a branch of a compiled program, of members that are `alive`, (N,)."""
+        norms = any(step is _by_norm for step, _ in self._steps)
+        return {i: g.for_branch(alive) for i, g in gradients.items()} if norms else gradients
+
     def __call__(self, gradients, members):
         """The gradients, a dict of numbers of weights to `MemberGradient`, clipped for some members; others are not used."""
         for step, limits in self._steps:
@@ -36,9 +41,10 @@ def _by_norm(gradients, limits):
 
 
 def _limited(values, squares, limits):
+    squares = per_member(squares, values)  # (N, 1, ...) as Keras has one member's: a shape that lets XLA fuse what reads it
     norms = ops.where(squares > 0, ops.sqrt(ops.where(squares > 0, squares, 1.0)), squares)
-    limits = _like(limits, norms)
-    return values * per_member(limits, values) / per_member(ops.maximum(norms, limits), values)
+    limits = per_member(_like(limits, norms), values)
+    return values * limits / ops.maximum(norms, limits)
 
 
 def _by_global_norm(gradients, limits):

@@ -26,6 +26,7 @@ class MemberGradient:
         self.shape = tuple(shape)
         self.num_members = num_members
         self.original = gradient
+        self._squares = None
         if lowerings.is_sparse(gradient):
             self.values, self.ids = lowerings.sparse_parts(gradient, self.shape[0], num_members)
         else:
@@ -34,8 +35,18 @@ class MemberGradient:
     def map(self, function):
         """The gradient after a function of its values that keeps their shape."""
         changed = object.__new__(MemberGradient)
-        vars(changed).update(vars(self), original=None, values=function(self.values))
+        vars(changed).update(vars(self), original=None, _squares=None, values=function(self.values))
         return changed
+
+    def for_branch(self, alive):
+        """The gradients of the members that are `alive`, (N,), and 0 of others, with squares added up here.
+
+        XLA adds them up in the order of a single member's program only in a loop that computes the gradient, too. It makes
+        such loops of all that read a gradient, or of none; and a branch, which would read the gradient as it is, is no loop.
+        """
+        known = self.map(lambda values: ops.where(per_member(alive, values), values, 0.0))
+        known._squares = self.squares()
+        return known
 
     def dense(self):
         """The same gradient with equal rows added up."""
@@ -47,7 +58,7 @@ class MemberGradient:
 
     def squares(self):
         """The sum of squares of each member, (N,)."""
-        return _sums(ops.square(self.values))
+        return _sums(ops.square(self.values)) if self._squares is None else self._squares
 
     def finite(self):
         """Whether all numbers of each member are finite, (N,)."""

@@ -155,7 +155,7 @@ def for_members(keep, step, variables):
     Where all do, `step(True)` spares none. On torch Python looks, unless it traces. On JAX the two are branches of the
     program: XLA rounds by what it computes in one loop, and where none is spared the loops are those of a member alone.
     """
-    if keep is True or keras.backend.backend() != "jax":
+    if not has_branches(keep):
         return step(keep is True or _is_seen_true(keep) or keep)
     import jax
 
@@ -168,6 +168,11 @@ def for_members(keep, step, variables):
     branches = [functools.partial(values_after, function) for function in (lambda: step(True), spare)]
     for variable, value in zip(variables, jax.lax.cond(ops.all(keep), *branches)):
         variable.assign(value)
+
+
+def has_branches(keep):
+    """Whether `for_members` makes branches of a compiled program."""
+    return keep is not True and keras.backend.backend() == "jax"
 
 
 def _is_seen_true(every):

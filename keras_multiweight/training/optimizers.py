@@ -15,7 +15,7 @@ from keras import ops
 from keras_multiweight.training.checks import checked_optimizers
 from keras_multiweight.training.clipping import Clipping
 from keras_multiweight.training.gradients import MemberGradient, per_member
-from keras_multiweight.training.lowerings import for_members, keras_class, outside_of_graphs
+from keras_multiweight.training.lowerings import for_members, has_branches, keras_class, outside_of_graphs
 from keras_multiweight.training.optimizer_settings import kind, schedule
 from keras_multiweight.training.updates import ELEMENTWISE, MappedUpdate, StackedUpdate
 from keras_multiweight.training.weights import both, choose
@@ -137,6 +137,8 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         else:
             known = {id(s): s(self.iterations) for s in schedules if s}
             rates = [known[id(s)] if s else self.rates[i] for i, s in enumerate(schedules)]
+            if self._hidden.one:  # of which XLA joins constant factors as it does of a single member's
+                return ops.broadcast_to(ops.cast(rates[0], self.rates.dtype), (len(rates),))
         return ops.stack([ops.cast(rate, self.rates.dtype) for rate in rates])
 
     @member_learning_rates.setter
@@ -179,11 +181,12 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, gradients, alive, finite):
         """One step of the members that are `alive` and whose gradients are `finite`, (N,) each, or True for all."""
-        spares, move = self._hidden.spares, functools.partial(self._move, gradients)
+        spares, keep = self._hidden.spares, both(alive, finite)
         if spares is None:
-            for_members(both(alive, finite), move, self._changing())
+            gradients = self._hidden.clipping.for_branch(gradients, alive) if has_branches(keep) else gradients
+            for_members(keep, functools.partial(self._move, gradients), self._changing())
         else:
-            move(both(alive, finite) if spares else True)
+            self._move(gradients, keep if spares else True)
         self._note(alive, finite)
         self.iterations.assign_add(1)
 
@@ -192,7 +195,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
 
     def _move(self, gradients, moved):
         """Train the members that are `moved`, (N,), or True for all."""
-        gradients, due = self._accumulated(self._unscaled(gradients))
+        gradients, due = self._accumulated(self._unscaled(gradients), moved)
         update = functools.partial(self._apply_updates, gradients)
         if moved is True:
             for_members(due, update, self._changing())
@@ -212,26 +215,31 @@ class MemberOptimizer(keras.optimizers.Optimizer):
             return {i: g.map(lambda v: v / per_member(ops.cast(self.scale, v.dtype), v)) for i, g in gradients.items()}
         return {i: g.map(lambda v: v / factor) for i, g in gradients.items()} if factor else gradients
 
-    def _accumulated(self, gradients):
-        """The mean gradients of the last steps, and whether this step uses them: () or True."""
+    def _counted(self):
+        """How many steps were taken: (), or (N,) where losses are scaled, and a member leaves out some."""
+        return ops.convert_to_tensor(self.counted if self._hidden.scaling else self.iterations)
+
+    def _accumulated(self, gradients, moved):
+        """The mean gradients of the last steps, and whether this step uses them: (), (N,) or True."""
         steps = self._hidden.config["gradient_accumulation_steps"]
         if not steps:
             return gradients, True
-        due = ops.equal((self.iterations + 1) % steps, 0)
+        due = ops.equal((self._counted() + 1) % steps, 0)
         means = {}
         for i, gradient in gradients.items():
             total = gradient.dense().map(lambda v, i=i: v + self.accumulators[i])
             means[i] = total.map(lambda v: v / steps)
-            self.accumulators[i].assign(ops.where(due, ops.zeros_like(total.values), total.values))
+            rest = choose(due, ops.zeros_like(total.values), total.values)
+            self.accumulators[i].assign(choose(moved, rest, ops.convert_to_tensor(self.accumulators[i])))
         return means, due
 
     def _average(self, moved):
         """Moving averages of the weights, and the weights overwritten by them."""
         config, weights = self._hidden.config, self._hidden.weights
-        iterations = self.iterations // (config["gradient_accumulation_steps"] or 1)
+        iterations = self._counted() // (config["gradient_accumulation_steps"] or 1)
         for i, average in enumerate(self.averages):
             values = weights.values(i)
-            momentum = ops.cast(ops.not_equal(iterations, 0), values.dtype) * config["ema_momentum"]
+            momentum = per_member(ops.cast(ops.not_equal(iterations, 0), values.dtype), values) * config["ema_momentum"]
             average.assign(choose(moved, momentum * average + (1 - momentum) * values, ops.convert_to_tensor(average)))
             if config["ema_overwrite_frequency"]:
                 now = ops.equal((iterations + 1) % config["ema_overwrite_frequency"], 0)
@@ -333,7 +341,7 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         update = next(u for u in self._hidden.updates if i in u.members)
         steps, *own = update.state(i)
         if self.accumulators:
-            steps = ops.convert_to_numpy(self.iterations)
+            steps = np.broadcast_to(ops.convert_to_numpy(self._counted()), self.active.shape)[i]
         common = [ops.convert_to_numpy(v)[i] for v in (*self.averages, *self.accumulators)]
         return [steps, *common, *own, *(ops.convert_to_numpy(v)[i] for v in self._scales())]
 
