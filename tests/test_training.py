@@ -100,6 +100,19 @@ def test_one_optimizer_a_member_trains_alike():
     assert_trains_alike(bag_of_words, cases.data(cases.text), mixed_arguments, FIT, num_members=6)
 
 
+@pytest.mark.parametrize("other", [keras.optimizers.Nadam, keras.optimizers.SGD])
+def test_nadam_among_several_optimizers_trains_alike(other):
+    """Its step calls that of the class above it, which is the backend's. Keras's step for torch takes 1 - beta_2 from
+    Python, its general one, which is mapped over members, from float32: their second moments are 1.3e-5 apart.
+    """
+
+    def arguments(i):
+        return {**SPARSE, "optimizer": [keras.optimizers.Nadam(0.01), other(0.02)][i]}
+
+    is_torch = keras.backend.backend() == "torch"
+    assert_trains_alike(cases.mlp, cases.data(cases.mlp), arguments, FIT, num_members=2, check_state=not is_torch)
+
+
 def test_a_stacked_clipnorm_is_found(monkeypatch):
     """What coupled the members in an earlier production system: one norm for the gradients of all."""
     from keras_multiweight.training import clipping

@@ -5,6 +5,7 @@ import itertools
 import keras
 from keras import ops, tree
 
+from keras_multiweight.layers.lowerings import MOST_AXES_OF_SOFTMAX
 from keras_multiweight.layers.plumbing import PACKAGE
 
 
@@ -53,6 +54,8 @@ class MapOperation(keras.layers.Layer):
         return cls(operation, arguments, num_members, **options)
 
     def call(self, inputs):
+        if type(self.operation).__name__ == "Softmax" and len(inputs[0].shape) > MOST_AXES_OF_SOFTMAX:
+            return ops.stack([self._run([inputs[0][i]]) for i in range(self.num_members)])
         return ops.vectorized_map(self._run, list(inputs))
 
     def _run(self, tensors):

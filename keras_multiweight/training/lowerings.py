@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import types
 
 import keras
 from keras import ops
@@ -69,12 +70,28 @@ def stateless_class(cls):
     generic = next(base for base in reversed(cls.__mro__) if "update_step" in vars(base))
     found = {name for base in cls.__mro__ if _is_backends(base) and issubclass(base, generic) for name in vars(base)}
     steps = {name: _without_backend(cls, name) for name in found if not name.startswith("__")}
-    return type(cls.__name__, (cls,), {name: step for name, step in steps.items() if callable(step)})
+    steps = {name: defined for name, defined in steps.items() if defined and callable(defined[0])}
+    bare = cls
+    for level in range(max(map(len, steps.values()), default=0)):
+        bare = type(cls.__name__, (bare,), {})
+        for name, defined in steps.items():
+            if level < len(defined):
+                setattr(bare, name, _with_super_of(defined[-1 - level], bare))
+    return bare
 
 
 def _without_backend(cls, name):
-    """What a class would have by a name if no backend had changed it; Muon, say, has a weight decay of its own."""
-    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base) and not _is_backends(base)), None)
+    """What classes define by a name, the uppermost first, but for backends; Muon, say, has a weight decay of its own."""
+    return [vars(base)[name] for base in cls.__mro__ if name in vars(base) and not _is_backends(base)]
+
+
+def _with_super_of(method, cls):
+    """A method whose `super()` is that of another class: that of Nadam's step would find the backend's."""
+    names = getattr(getattr(method, "__code__", None), "co_freevars", ())
+    if "__class__" not in names:
+        return method
+    cells = tuple(types.CellType(cls) if name == "__class__" else cell for name, cell in zip(names, method.__closure__))
+    return types.FunctionType(method.__code__, method.__globals__, method.__name__, method.__defaults__, cells)
 
 
 def _is_backends(cls):

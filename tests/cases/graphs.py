@@ -58,6 +58,13 @@ def sequential_without_input():
 
 
 @case
+def softmax_over_five_axes():
+    inputs = keras.Input((2, 3, 2, 4))
+    x = k.Dense(3)(inputs)
+    return keras.Model(inputs, [ops.softmax(x), ops.softmax(x, axis=2), ops.log_softmax(x)])
+
+
+@case
 def raw_operations():
     inputs = keras.Input((6, 4))
     x = k.Dense(4)(inputs)
