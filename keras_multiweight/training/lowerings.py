@@ -91,7 +91,9 @@ def _with_super_of(method, cls):
     if "__class__" not in names:
         return method
     cells = tuple(types.CellType(cls) if name == "__class__" else cell for name, cell in zip(names, method.__closure__))
-    return types.FunctionType(method.__code__, method.__globals__, method.__name__, method.__defaults__, cells)
+    copy = types.FunctionType(method.__code__, method.__globals__, method.__name__, method.__defaults__, cells)
+    copy.__kwdefaults__ = method.__kwdefaults__
+    return copy
 
 
 def _is_backends(cls):
