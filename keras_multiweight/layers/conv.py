@@ -108,7 +108,7 @@ class _Convolves(_MultiConvolution):
         if self.num_members == 1:
             return ("wide",)
         moves = ((1,), (1,)) if self.pointwise else (self.strides, self.dilation_rate)
-        names = convolutions(len(self.kernel_size), self.num_members, *moves)
+        names = convolutions(len(self.kernel_size), self.num_members, *moves, dtype=self.compute_dtype)
         return tuple(name for name in names if name != "patches" or getattr(self, "groups", 1) == 1)
 
     def work(self, shape):

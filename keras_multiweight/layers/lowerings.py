@@ -39,12 +39,13 @@ MOST_SIDE_BY_SIDE = 64  # members, or programs take long to compile
 MOST_AXES_OF_SOFTMAX = 5  # TensorFlow's refuses more where oneDNN is on, by default on recent Intel and AMD CPUs
 
 
-def convolutions(rank, num_members, strides, dilation_rate):
+def convolutions(rank, num_members, strides, dilation_rate, dtype="float32"):
     """The lowerings of a convolution of each member's own channels, the usual one first.
 
     Args:
         rank: 1, 2 or 3, the number of axes that the kernel moves along.
         strides, dilation_rate: Tuples of ints.
+        dtype: That of the numbers.
 
     Returns:
         Some of `"grouped"`, one convolution in groups; `"side_by_side"`, N convolutions; `"patches"`, a batched product of
@@ -52,7 +53,7 @@ def convolutions(rank, num_members, strides, dilation_rate):
         times slower on CPU than TensorFlow's own grouped kernel (which exists where oneDNN is on, by default on recent Intel
         and AMD CPUs). XLA's grouped convolution is as slow on JAX.
     """
-    if _has_native_groups(rank, strides, dilation_rate) or not _compiles_slow_groups():
+    if _has_native_groups(rank, strides, dilation_rate, dtype) or not _compiles_slow_groups():
         usual = ("grouped", "side_by_side")
     else:
         usual = ("side_by_side", "grouped")
@@ -61,7 +62,7 @@ def convolutions(rank, num_members, strides, dilation_rate):
 
 def grouped_conv(x, kernel, groups, strides, padding, dilation_rate):
     """A convolution `(B, ..., C) -> (B, ..., F)` in groups; the kernel is `(..., C / groups, F)`."""
-    if groups > 1 and _has_native_groups(len(x.shape) - 2, strides, dilation_rate):
+    if groups > 1 and _has_native_groups(len(x.shape) - 2, strides, dilation_rate, x.dtype):
         return _tensorflow_conv(x, kernel, strides, padding)
     return ops.conv(
         x,
@@ -104,18 +105,22 @@ def _compiles_slow_groups():
     return keras.backend.backend() in ("jax", "tensorflow") and on_cpu()
 
 
-def _has_native_groups(rank, strides, dilation_rate):
+def _has_native_groups(rank, strides, dilation_rate, dtype):
     fits = rank <= 2 and len(set(strides)) == 1 and set(dilation_rate) == {1}
-    return fits and keras.backend.backend() == "tensorflow" and _tensorflow_knows_groups()
+    if not fits or keras.backend.backend() != "tensorflow":
+        return False
+    return _tensorflow_knows_groups(keras.backend.standardize_dtype(dtype))
 
 
 @functools.cache
-def _tensorflow_knows_groups():
-    """Whether TensorFlow's convolution takes groups, forward, backward and fused with a bias: on CPUs only with oneDNN."""
+def _tensorflow_knows_groups(dtype):
+    """Whether TensorFlow's convolution takes groups, forward, backward and fused with a bias: on CPUs only with oneDNN,
+    which has no float64.
+    """
     import tensorflow as tf
 
     with tf.init_scope():
-        x, kernel = tf.ones((1, 2, 2, 2)), tf.ones((1, 1, 1, 2))
+        x, kernel = tf.ones((1, 2, 2, 2), dtype), tf.ones((1, 1, 1, 2), dtype)
         try:
             tf.raw_ops.Conv2DBackpropFilter(
                 input=x, filter_sizes=kernel.shape, out_backprop=x, strides=[1, 1, 1, 1], padding="VALID"
