@@ -91,6 +91,18 @@ def test_normalisations_of_masked_inputs_that_all_members_share_train_alike():
     assert_trains_alike(masked, (x, Y), {"optimizer": "sgd", "loss": SPARSE}, FIT, num_members=2)
 
 
+def convolutions_of_float64():
+    x = keras.Input((6, 6, 2))
+    h = k.Conv2D(2, 2, dtype="float64")(k.Conv2D(3, 2, activation="tanh", dtype="float64")(x))
+    return keras.Model(x, k.Dense(3, activation="softmax")(k.Flatten()(h)))
+
+
+def test_convolutions_of_float64_train_alike():
+    """On TensorFlow oneDNN has the gradient of convolutions in groups, but none of float64."""
+    x = np.random.default_rng(0).normal(size=(24, 6, 6, 2)).astype("float32")
+    assert_trains_alike(convolutions_of_float64, (x, Y), {"optimizer": "sgd", "loss": SPARSE}, FIT, num_members=2)
+
+
 def test_a_recurrent_layer_trains_alike_in_programs_of_many_steps():
     """On TensorFlow without XLA, which does not compile its gradient."""
     options = {"optimizer": "adam", "loss": SPARSE, "metrics": ["accuracy"], "steps_per_execution": 2}

@@ -24,14 +24,6 @@ def policy_float64():
     return _model(dtype="float64")
 
 
-@case
-def convolutions_of_float64():
-    """TensorFlow's own convolutions in groups have none."""
-    inputs, last = keras.Input((6, 6, 2)), k.GlobalAveragePooling2D(dtype="float64")
-    x = k.Conv2D(2, 2, dtype="float64")(k.Conv2D(3, 2, activation="tanh", dtype="float64")(inputs))
-    return keras.Model(inputs, last(k.SeparableConv2D(2, 2, dtype="float64")(k.DepthwiseConv2D(2, dtype="float64")(x))))
-
-
 if BACKEND != "jax":  # whose CPU has no attention in float16
 
     @case
