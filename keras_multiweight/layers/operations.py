@@ -3,9 +3,10 @@
 import itertools
 
 import keras
-from keras import ops, tree
+from keras import tree
 
 from keras_multiweight.layers.lowerings import MOST_AXES_OF_SOFTMAX
+from keras_multiweight.layers.mapping import map_stateless
 from keras_multiweight.layers.plumbing import PACKAGE
 
 
@@ -54,9 +55,9 @@ class MapOperation(keras.layers.Layer):
         return cls(operation, arguments, num_members, **options)
 
     def call(self, inputs):
-        if type(self.operation).__name__ == "Softmax" and len(inputs[0].shape) > MOST_AXES_OF_SOFTMAX:
-            return ops.stack([self._run([inputs[0][i]]) for i in range(self.num_members)])
-        return ops.vectorized_map(self._run, list(inputs))
+        is_too_much = type(self.operation).__name__ == "Softmax" and len(inputs[0].shape) > MOST_AXES_OF_SOFTMAX
+        lowering = "unrolled" if is_too_much else "vectorized"
+        return map_stateless(lambda elements: self._run(elements[0]), list(inputs), [], self.num_members, lowering)
 
     def _run(self, tensors):
         args, kwargs = tree.map_structure(lambda x: tensors[x.index] if isinstance(x, Argument) else x, self.arguments)
