@@ -12,6 +12,7 @@ from keras import ops
 
 import keras_multiweight as kmw
 from keras_multiweight.layers import MultiConv2D, MultiDense, MultiLayer, costs
+from keras_multiweight.layers.lowerings import batched_matmul, gradients_in_order
 
 ROWS, MEMBERS = 4, 3
 VALUES = 3 if keras.backend.backend() == "jax" else 2  # Keras's own layer takes no other size than that of the keys on JAX
@@ -222,3 +223,27 @@ def test_the_table_of_the_package_names_lowerings_that_layers_have():
     table = json.loads(importlib.resources.files("keras_multiweight.layers").joinpath(costs.FILE).read_text())
     for device in table.values():
         assert all(set(row["ms"]) <= names and min(row["ms"].values()) > 0 for row in device["rows"])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="elsewhere the backend derives the product itself")
+def test_the_product_of_a_shared_input_is_derived_in_every_way():
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.array(rng.standard_normal(shape), "float32") for shape in ((4, 3), (MEMBERS, 3, 2)))
+
+    def derived(product):
+        def loss(x, kernel):
+            return jnp.sum(product(x, kernel) ** 3)
+
+        tangents = jax.jvp(product, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))
+        many = jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(x, jnp.stack([kernel, -kernel]))
+        return tangents, jax.grad(loss, (0, 1))(x, kernel), many, jax.hessian(loss, (0, 1))(x, kernel)
+
+    expected = derived(lambda x, kernel: jnp.stack([x @ own for own in kernel]))
+    for inside in (False, True):
+        with gradients_in_order(inside):
+            received = derived(batched_matmul)
+        for one, other in zip(jax.tree.leaves(received), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())

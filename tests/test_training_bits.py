@@ -17,6 +17,7 @@ from keras_multiweight.testing import assert_trains_alike
 EVERY = list(cases.OPTIMIZERS)
 APART = "--xla_cpu_max_isa=AVX"  # instructions among which none multiplies and adds with one rounding
 IS_X86 = platform.machine() in ("x86_64", "AMD64")
+SOME = ["mlp 1 Adam-use_ema", "mlp 5 Nadam-gradient_accumulation_steps", "mlp 1 SGD-clipnorm", "plain 1 SGD-clipnorm"]
 SLOW = pytest.mark.slow
 
 pytestmark = pytest.mark.skipif(
@@ -31,7 +32,7 @@ def trainings(build, steps, names):
 @pytest.mark.parametrize(
     ("flags", "trained"),
     [
-        ("", ["mlp 1 Adam-use_ema", "mlp 5 Nadam-gradient_accumulation_steps", "mlp 1 SGD-clipnorm"]),
+        ("", SOME),
         pytest.param("", trainings("mlp", 1, EVERY), marks=SLOW),
         pytest.param("", trainings("mlp", 5, EVERY), marks=SLOW),
         pytest.param("", trainings("plain", 1, EVERY), marks=SLOW),

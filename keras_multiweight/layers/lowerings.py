@@ -1,5 +1,7 @@
 """The one place for code of a single backend: where Keras's own route is several times slower."""
 
+import contextlib
+import contextvars
 import functools
 
 import keras
@@ -11,15 +13,64 @@ def batched_matmul(x, kernel):
 
     On torch `keras.ops.matmul` takes several times as long as a small product itself; the bits are the same. JAX joins the
     members of a shared input to one product, which XLA on a CPU computes in another order than that of one member alone:
-    N products side by side give each member, forward and backward, the bits that it has alone, in 0.6 to 1.4 times the time.
+    N products side by side give each member the bits that it has alone, in 0.6 to 1.4 times the time.
     """
     if keras.backend.backend() == "torch" and x.dtype == kernel.dtype and _multiplies_in(x.dtype):
         import torch
 
         return torch.bmm(x.expand(kernel.shape[0], *x.shape[-2:]), kernel)
     if len(x.shape) == 2 and _is_jax_on_cpu():
-        x = ops.broadcast_to(x, (kernel.shape[0], *ops.shape(x)))
+        return _jax_side_by_side()(x, kernel)
     return ops.matmul(x, kernel)
+
+
+_gradients_in_order = contextvars.ContextVar("gradients_in_order", default=False)
+
+
+@contextlib.contextmanager
+def gradients_in_order(wanted):
+    """Where `wanted`, gradients are laid out member after member, which takes time. XLA leaves them as they came to be, and
+    sums of what it reads in another order, squares for a norm, are rounded otherwise than those of a member alone.
+    """
+    token = _gradients_in_order.set(wanted)
+    try:
+        yield
+    finally:
+        _gradients_in_order.reset(token)
+
+
+@functools.cache
+def _jax_side_by_side():
+    """Products of a shared input, side by side. The gradient of their kernels, `x.T` times all members' at once, is summed
+    in the order of a single member's, in 0.2 to 1.2 times the time of N products.
+    """
+    import jax
+    from jax.custom_derivatives import SymbolicZero
+
+    @jax.custom_jvp
+    def product(x, kernel):
+        return ops.matmul(ops.broadcast_to(x, (len(kernel), *x.shape)), kernel)
+
+    def joined(x, kernel):  # what is derived from it backward is summed in this order, it itself is not
+        n, inputs, outputs = kernel.shape
+
+        def turned(flat):
+            return ops.reshape(ops.transpose(ops.reshape(flat, kernel.shape), (1, 0, 2)), (inputs, n * outputs))
+
+        turn = turned
+        if _gradients_in_order.get():  # what a branch gives is laid out as it says
+            turn = functools.partial(jax.lax.cond, x[0, 0] == x[0, 0], turned, turned)
+        kernel = turn(ops.reshape(kernel, (-1,)))
+        return ops.transpose(ops.reshape(ops.matmul(x, kernel), (-1, n, outputs)), (1, 0, 2))
+
+    def rule(primals, tangents):
+        (x, kernel), (dx, dkernel) = primals, tangents
+        terms = (product, dx, kernel), (joined, x, dkernel)
+        known = [f(*given) for f, *given in terms if not any(isinstance(a, SymbolicZero) for a in given)]
+        return product(x, kernel), sum(known)
+
+    product.defjvp(rule, symbolic_zeros=True)
+    return product
 
 
 def _multiplies_in(dtype):

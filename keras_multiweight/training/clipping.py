@@ -21,10 +21,14 @@ class Clipping:
             if any(limit > 0 for limit in limits):
                 self._steps.append((step, np.array(limits)))
 
+    @property
+    def by_norm(self):
+        """Whether some members' weights are clipped each by its norm."""
+        return any(step is _by_norm for step, _ in self._steps)
+
     def for_branch(self, gradients, alive):
         """Gradients for an update that is a branch of a compiled program, of members that are `alive`, (N,)."""
-        norms = any(step is _by_norm for step, _ in self._steps)
-        return {i: g.for_branch(alive) for i, g in gradients.items()} if norms else gradients
+        return {i: g.for_branch(alive) for i, g in gradients.items()} if self.by_norm else gradients
 
     def __call__(self, gradients, members):
         """The gradients, a dict of numbers of weights to `MemberGradient`, clipped for some members; others are not used."""

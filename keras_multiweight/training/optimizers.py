@@ -305,6 +305,11 @@ class MemberOptimizer(keras.optimizers.Optimizer):
         finally:
             self._hidden.spares = None
 
+    @property
+    def clips_by_norm(self):
+        """Whether the gradient of a weight is clipped by its own norm."""
+        return self._hidden.clipping.by_norm
+
     def are_trained(self):
         """Which members a training step changes, a tensor (N,) of bools, or True for all."""
         if self._hidden.spares is False:

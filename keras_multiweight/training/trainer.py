@@ -6,6 +6,7 @@ import keras
 from keras import ops, tree
 
 from keras_multiweight.arrays import are_arrays, without_pandas
+from keras_multiweight.layers.lowerings import gradients_in_order
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.arguments import CompileArguments, arguments_of
 from keras_multiweight.training.batches import class_weights
@@ -148,7 +149,8 @@ class MemberTrainer(ScoredModel):
         """Keras's own, and then what callbacks compute in it."""
         *state, data = args
         before = lowerings.values_before(self, self.changeable(), state)
-        result = super().train_step(*state, self.own_columns(data))
+        with gradients_in_order(self.optimizer.clips_by_norm):
+            result = super().train_step(*state, self.own_columns(data))
         if before:
             result = lowerings.after_step(self, result, lambda: self.spare_resting(before))
         for callback in self.callbacks_inside():
