@@ -1,7 +1,11 @@
 """Rows in batches. N members, B rows."""
 
+import collections
+import concurrent.futures
+import functools
 import math
 import operator
+import os
 
 import numpy as np
 from keras import ops, tree
@@ -65,6 +69,26 @@ class Arrays:
             batch = [a[start : start + size] for a in self.flat] if self.rows > size else self.flat
             missing = start + size - self.rows if fill else 0
             yield [_filled(a, missing) for a in batch] if missing > 0 else batch
+
+
+def beside(function, items, threads):
+    """`function` of each item, in order; so many are computed at once, and no more are held."""
+    if threads == 1:
+        yield from map(function, items)
+        return
+    begun, pool = collections.deque(), _pool(threads, os.getpid())
+    for item in items:
+        begun.append(pool.submit(function, item))
+        if len(begun) > threads:
+            yield begun.popleft().result()
+    while begun:
+        yield begun.popleft().result()
+
+
+@functools.cache
+def _pool(threads, process):
+    """Threads that stay, with the memory that they are given: new ones ask the system for it at each call."""
+    return concurrent.futures.ThreadPoolExecutor(threads, "predicting")
 
 
 def _take_apart(x, flat):

@@ -4,6 +4,7 @@ All answer with the weights that the model has at the call, and keep none of the
 """
 
 import functools
+import math
 import os
 import threading
 import time
@@ -78,6 +79,21 @@ def patience():
     return 20 if keras.backend.backend() == "torch" else 0
 
 
+class Dealt(NamedTuple):
+    """Where batches are dealt to the cores, to be computed at once: XLA keeps one core busy with small products, in which it
+    computes all members, and in loops over chunks of them.
+
+    Attributes:
+        rows: How many rows a core takes at a time, at most; a fourth of them at least.
+        chunk: As that of `Cached`, for one core; None: the same.
+        product: Of how many multiplications for a batch a member's product may be at most: larger ones XLA deals itself.
+    """
+
+    rows: int
+    chunk: int | None = None
+    product: float = math.inf
+
+
 class Cached(NamedTuple):
     """What stays in the caches of a CPU.
 
@@ -91,6 +107,7 @@ class Cached(NamedTuple):
         few: Of so many members at most a chunk is not worth its while: then they run one by one.
         beside: How many chunks a step of the loop over them computes.
         copies: How many numbers out of the caches cost what the copy of a weight for its chunk does.
+        dealt: Where rows too many for `whole` are dealt to the cores, else None.
     """
 
     chunk: int
@@ -101,6 +118,7 @@ class Cached(NamedTuple):
     few: int = 0
     beside: int = 1
     copies: float = 1 / 8
+    dealt: Dealt | None = None
 
 
 def cached(model):
@@ -115,6 +133,11 @@ def cached(model):
         return None
     backend = keras.backend.backend()
     return next(table[backend] for names, table in _CACHED if backend in table and _has(model, *names))
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batch_numbers():
@@ -315,29 +338,31 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
+_ALONE = Dealt(512, chunk=2**15, product=5 * 2**20)  # one member after another
+
 _CACHED = (  # what the names of a model's layers contain, and by backend what stays in the caches: the first counts
     (
         ("Conv",),
         {
             "tensorflow": Cached(2**19, 2**18, 1, 1, copies=0),
-            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4),
+            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4, dealt=Dealt(128)),
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),
     (
         ("Attention",),
         {
-            "tensorflow": Cached(2**19, 2**20, 1, 16),
-            "jax": Cached(2**19, 2**20, 1, 16, beside=2),
+            "tensorflow": Cached(2**19, 2**20, 1, 16, dealt=Dealt(512)),
+            "jax": Cached(2**19, 2**20, 1, 16, beside=2, dealt=Dealt(128)),
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),
-    (("LSTM", "GRU", "RNN"), {"jax": Cached(2**14, 2**12, 1, 16, batch=2**19)}),
+    (("LSTM", "GRU", "RNN"), {"jax": Cached(2**14, 2**12, 1, 16, batch=2**19, dealt=Dealt(128))}),
     (
         ("",),
         {
-            "tensorflow": Cached(2**20, 2**20, 2, 16),
-            "jax": Cached(2**20, 2**20, 2, 16),
+            "tensorflow": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
+            "jax": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
             "torch": Cached(2**19, 2**19, 4, 16),
         },
     ),

@@ -60,12 +60,12 @@ class Predicting:
         """The flat list of outputs from that of the packed model."""
         return answers
 
-    def predictor(self, batch_size=None, jit_compile="auto", member_chunk=None, memory_limit=None):
+    def predictor(self, batch_size=None, jit_compile="auto", member_chunk=None, memory_limit=None, threads=None):
         """A function from NumPy arrays to NumPy arrays that answers as `predict`, with the least overhead for a call.
 
         Args:
-            batch_size, jit_compile, member_chunk, memory_limit: As for `keras_multiweight.prediction.Predictor`. Where the
-                first three are left out, they are what `tune` found.
+            batch_size, jit_compile, member_chunk, memory_limit, threads: As for `keras_multiweight.prediction.Predictor`.
+                Where all but `memory_limit` are left out, they are what `tune` found.
 
         Returns:
             A `Predictor`. It is right after the weights change, and several threads may call it.
@@ -77,9 +77,9 @@ class Predicting:
         ask(x)  # (B, N, ...) for each output
         ```
         """
-        is_free = (batch_size, jit_compile, member_chunk) == (None, "auto", None)
-        options = {"member_chunk": member_chunk, "memory_limit": memory_limit, "tuned": self.tuned() if is_free else ()}
-        return Predictor(self, batch_size, jit_compile, **options)
+        is_free = (batch_size, jit_compile, member_chunk, threads) == (None, "auto", None, None)
+        options = {"member_chunk": member_chunk, "memory_limit": memory_limit, "threads": threads}
+        return Predictor(self, batch_size, jit_compile, tuned=self.tuned() if is_free else (), **options)
 
     def estimate(self, rows, memory_limit=None):
         """What predicting so many rows takes, before it is done: bytes, and how many rows and members at once.

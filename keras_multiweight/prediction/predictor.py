@@ -14,6 +14,7 @@ from keras_multiweight.prediction.batches import (
     Arrays,
     at_a_glance,
     batch_size_for,
+    beside,
     check_at_least_one,
     check_inputs,
     with_other_last_row,
@@ -22,6 +23,22 @@ from keras_multiweight.prediction.calls import ChunkedCall, ModelCall
 from keras_multiweight.prediction.chunks import Chunks
 from keras_multiweight.prediction.sizes import Sizes, memory_limit_in_bytes
 from keras_multiweight.prediction.tuned import nearest
+
+
+class Cut(NamedTuple):
+    """How rows are cut into batches.
+
+    Attributes:
+        rows: int, how many a batch has, at most.
+        fill: bool, whether the last one is filled up.
+        members: int, how many members are computed at once.
+        threads: int, how many batches are computed at once.
+    """
+
+    rows: int
+    fill: bool
+    members: int
+    threads: int = 1
 
 
 class Program(NamedTuple):
@@ -38,7 +55,8 @@ class Predictor:
     and after weights were set. Several threads may call it. The arrays that it gives are the caller's own.
 
     Many rows are cut into batches, and the members of a `MultiModel` into chunks that a program computes one after another,
-    so that what the layers give stays in the caches of a CPU and within the limit of memory.
+    so that what the layers give stays in the caches of a CPU and within the limit of memory. Where XLA would leave cores
+    idle, each computes batches of its own.
 
     Compiled programs serve one number of rows: rows are cut into batches of one size, and the last batch is filled up with
     copies of a row. Where the answer for a row depends on the other rows of its batch (this is tried when it first
@@ -59,6 +77,8 @@ class Predictor:
         memory_limit: int, bytes that may be held for a batch beside the weights and all answers; by default half of what is
             free. It is met by smaller batches and chunks, as far as a rough estimate tells (`MultiModel.estimate`).
         most_rows: int. How many rows a batch has at most, where `batch_size` is left out.
+        threads: int. How many batches are computed at once, where members are computed in chunks; left out, one, or as many
+            as there are cores where that is faster.
         tuned: List of what `MultiModel.tune` found: followed for about as many rows as it was found for.
 
     Example:
@@ -78,13 +98,15 @@ class Predictor:
         member_chunk=None,
         memory_limit=None,
         most_rows=None,
+        threads=None,
         tuned=(),
     ):
-        check_at_least_one(batch_size=batch_size, member_chunk=member_chunk, most_rows=most_rows)
+        check_at_least_one(batch_size=batch_size, member_chunk=member_chunk, most_rows=most_rows, threads=threads)
         self.model = model
         self.batch_size = batch_size
         self.jit_compile = jit_compile
         self.member_chunk = member_chunk
+        self.threads = threads
         self.memory_limit = memory_limit_in_bytes(memory_limit)
         self._sizes = Sizes(model)
         self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
@@ -150,8 +172,8 @@ class Predictor:
         ask = self._tuned_for(rows)
         if ask is not self:
             return ask.estimate(rows)
-        size = self.batch_size or min(batch_size_for(rows, self._limit, ()), self._limit)
-        return self._sizes.estimate(rows, size, self._members(size))
+        cut = self._best_cut(self._ways[0], rows, self._limit)
+        return self._sizes.estimate(rows, cut.rows, cut.members, cut.threads)
 
     # ---- batches ----
 
@@ -160,40 +182,61 @@ class Predictor:
         most = limit or self._limit
         self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(self._members(min(arrays.rows, most)))
         way = self._ways[0 if self._patience <= 0 else -1]
-        size, fill = self._cut(way, arrays, most)
+        cut = self._cut(way, arrays, most)
         answers = Answers(arrays.rows)
-        for batch in arrays.batches(size, fill):
-            program, parts = self._answers(way, arrays, batch)
-            answers.add(parts, len(batch[0]))
-        at_once = arrays.rows == len(batch[0]) and way is self._ways[0]
+        for served, parts, rows in self._answered(way, arrays, cut):
+            answers.add(parts, rows)
+            program = served
+        at_once = arrays.rows == rows and way is self._ways[0]
         return _nested(program.call.structure, answers.joined()), program if at_once else None
 
-    def _cut(self, way, arrays, most):
-        """How many rows a batch has, and whether the last one is filled up."""
-        if not way.fixed_rows:
-            return most, False
-        size = self._size(way, arrays, most)
-        as_keras = arrays.rows == size or (size == most and arrays.rows % size == 0 < arrays.rows)
-        if not as_keras and self._do_rows_meet(way, arrays, size):
-            return most, False
-        return size, True
+    def _answered(self, way, arrays, cut):
+        """A program, its outputs and their number of rows, for each batch. A program is made before others run beside it."""
 
-    def _size(self, way, arrays, most):
-        """How many rows a batch has, for a way with a fixed number of rows."""
+        def answer(batch):
+            return *self._answers(way, arrays, batch, cut.members), len(batch[0])
+
+        batches = arrays.batches(cut.rows, cut.fill)
+        if cut.threads > 1 and (way.name, arrays.form, cut.rows, cut.members) not in self._programs:
+            yield answer(next(batches))
+        yield from beside(answer, batches, cut.threads if self._sizes.num_members > 1 else 1)
+
+    def _cut(self, way, arrays, most):
+        """How the rows are cut, at most so many in a batch: as Keras would where rows depend on those beside them."""
+        as_keras = Cut(most, False, self._members(min(arrays.rows, most)))
+        if not way.fixed_rows:
+            return as_keras
+        cut = self._best_cut(way, arrays.rows, most, arrays.form)
+        is_as_keras = arrays.rows == cut.rows or (cut.rows == most and arrays.rows % most == 0 < arrays.rows)
+        return as_keras if not is_as_keras and self._do_rows_meet(way, arrays, cut) else cut
+
+    def _best_cut(self, way, rows, most, form=None):
+        """The fastest, for a way with a fixed number of rows. Only chunks are dealt to the cores: they assign nothing."""
+        threads = self.threads or lowerings.cores()
+        dealt = None if self.batch_size or not way.compiles else self._sizes.dealt(rows, most, self.threads)
+        if dealt:
+            members = self._sizes.members(dealt, self.member_chunk, self.memory_limit, threads)
+            if members < self._sizes.num_members and self._sizes.fit(dealt, members, self.memory_limit, threads):
+                return Cut(self._size(way, rows, dealt, form), True, members, threads)
+        size = self._size(way, rows, most, form)
+        return Cut(size, True, self._members(size))
+
+    def _size(self, way, rows, most, form):
+        """How many rows a batch has."""
         if self.batch_size:
             return self.batch_size
-        known = {rows for name, form, rows, _ in list(self._programs) if (name, form) == (way.name, arrays.form)}
-        return batch_size_for(arrays.rows, most, known)
+        known = {rows for name, own, rows, _ in list(self._programs) if (name, own) == (way.name, form)}
+        return batch_size_for(rows, most, known)
 
-    def _do_rows_meet(self, way, arrays, size):
+    def _do_rows_meet(self, way, arrays, cut):
         """Whether other answers change where the last row of a batch does; then batches must be as Keras cuts them."""
-        if arrays.form not in self._rows_meet and size > 1:
-            batch = next(arrays.batches(size, fill=True))
-            _, answers = self._answers(way, arrays, batch)
+        if arrays.form not in self._rows_meet and cut.rows > 1:
+            batch = next(arrays.batches(cut.rows, fill=True))
+            _, answers = self._answers(way, arrays, batch, cut.members)
             if way not in self._ways:  # it failed, and another way took its place
                 return True
-            _, others = self._answers(way, arrays, with_other_last_row(batch))
-            self._rows_meet[arrays.form] = any(_differ(*pair, rows=size) for pair in zip(answers, others))
+            _, others = self._answers(way, arrays, with_other_last_row(batch), cut.members)
+            self._rows_meet[arrays.form] = any(_differ(*pair, rows=cut.rows) for pair in zip(answers, others))
         return self._rows_meet.get(arrays.form, False)
 
     # ---- programs ----
@@ -204,9 +247,9 @@ class Predictor:
         self._sizes.check(rows, members, self.memory_limit)
         return members
 
-    def _answers(self, way, arrays, batch):
+    def _answers(self, way, arrays, batch, members):
         """The `Program` that answered, and its outputs as NumPy arrays."""
-        members = self._members(len(batch[0]))
+        members = min(members, self._sizes.num_members)
         program = self._programs.get(_key(way, arrays, batch, members))
         if program is None:
             with self._lock:
@@ -230,7 +273,7 @@ class Predictor:
                     continue
                 program = Program(run, call)
                 self._remember(failed, members)
-                self._programs[_key(other, arrays, batch, self._members(len(batch[0])))] = program
+                self._programs[_key(other, arrays, batch, min(members, self._sizes.num_members))] = program
                 return program, answers
         raise failed[other.name, self._sizes.num_members]
 

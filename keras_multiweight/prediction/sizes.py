@@ -29,6 +29,7 @@ class Estimate:
         activations: Bytes that are held while a batch of a chunk is computed, with its slices of the weights: an estimate
             from the largest output of a layer.
         answers: Bytes of the answers for all rows.
+        threads: int, how many batches are computed at once, each on a core of its own.
     """
 
     rows: int
@@ -38,6 +39,7 @@ class Estimate:
     weights: int
     activations: int
     answers: int
+    threads: int = 1
 
     @property
     def total(self):
@@ -53,10 +55,11 @@ class Estimate:
         return math.ceil(self.num_members / self.member_chunk)
 
     def __str__(self):
+        cores = f" on each of {self.threads} cores" if self.threads > 1 else ""
         return (
             f"{self.num_members} members on {self.rows:,} rows, {self.member_chunk} members and {self.batch_size:,} rows at "
-            f"once: weights {_mb(self.weights)}, activations {_mb(self.activations)}, answers {_mb(self.answers)}, together "
-            f"{_mb(self.total)}."
+            f"once{cores}: weights {_mb(self.weights)}, activations {_mb(self.activations)}, answers {_mb(self.answers)}, "
+            f"together {_mb(self.total)}."
         )
 
 
@@ -79,16 +82,30 @@ class Sizes:
         self._widest = max(_widest(model), 1)
         self.beside = self._cached.beside if self._cached and self.num_members > 1 else 1  # chunks
         self._border = sum(map(_size_a_row, tree.flatten(model.outputs)))
-        self._weights = sum(math.prod(v.shape) for v in model.variables)
+        sizes = [math.prod(v.shape) for v in model.variables]
+        self._weights = sum(sizes)
+        self._largest_weight = max(sizes, default=0) / self.num_members
 
-    def members(self, rows, member_chunk=None, memory_limit=None):
-        """How many members are computed at once, for so many rows."""
+    def members(self, rows, member_chunk=None, memory_limit=None, threads=1):
+        """How many members are computed at once, for so many rows, on each of so many cores."""
         if self.num_members == 1:
             return 1
-        count = min(member_chunk or self._cached_members(rows), self.num_members)
-        while count > 1 and memory_limit is not None and self.activations(rows, count) > memory_limit:
+        count = min(member_chunk or self._cached_members(rows, threads), self.num_members)
+        while count > 1 and not self.fit(rows, count, memory_limit, threads):
             count = math.ceil(count / 2)
         return count if member_chunk else _evenly(self.num_members, count)
+
+    def dealt(self, rows, most, threads=None):
+        """How many of so many rows, at most `most`, each core takes at a time; None where cores share each batch."""
+        count, dealt = threads or lowerings.cores(), self._cached.dealt if self._cached else None
+        if self.num_members == 1 or count == 1:
+            return None
+        if threads:
+            return min(math.ceil(rows / count), most)
+        if dealt is None or self._widest * rows <= self._cached.whole:
+            return None
+        size = min(max(math.ceil(rows / count), dealt.rows // 4), dealt.rows, most)
+        return size if size < rows and size * self._largest_weight <= dealt.product else None
 
     def chunks(self, members):
         """How many chunks so many members are."""
@@ -97,13 +114,17 @@ class Sizes:
     def rows(self, memory_limit=None, member_chunk=None, most_rows=None):
         """How many rows are computed at once at most: `most_rows`, or a power of two up to 8192."""
         rows = most_rows or self._cached_rows()
-        while rows > 1 and memory_limit is not None and self.activations(rows, member_chunk or 1) > memory_limit:
+        while rows > 1 and not self.fit(rows, member_chunk or 1, memory_limit):
             rows //= 2
         return rows
 
+    def fit(self, rows, members, memory_limit, threads=1):
+        """Whether so many batches at once stay within the limit."""
+        return memory_limit is None or threads * self.activations(rows, members) <= memory_limit
+
     def check(self, rows, members, memory_limit):
         """Raise where even this is more than the limit."""
-        if memory_limit is not None and self.activations(rows, members) > memory_limit:
+        if not self.fit(rows, members, memory_limit):
             raise ValueError(
                 f"memory_limit must hold what {members} of the members take for {rows} of the rows, an estimated "
                 f"{_mb(self.activations(rows, members))}. Received: memory_limit={memory_limit:,} bytes."
@@ -117,7 +138,7 @@ class Sizes:
         held = (rows * LAYERS_AT_ONCE * self._widest + slices) * at_once / self.num_members + rows * self._border
         return math.ceil(self._bytes * held)
 
-    def estimate(self, rows, batch_size, member_chunk):
+    def estimate(self, rows, batch_size, member_chunk, threads=1):
         """The `Estimate` for rows that are computed so."""
         return Estimate(
             rows,
@@ -125,8 +146,9 @@ class Sizes:
             member_chunk,
             self.num_members,
             self._bytes * self._weights,
-            self.activations(min(rows, batch_size), member_chunk),
+            threads * self.activations(min(rows, batch_size), member_chunk),
             self._bytes * rows * self._border,
+            threads,
         )
 
     def _cached_rows(self):
@@ -140,11 +162,13 @@ class Sizes:
         widest = self._widest / self.num_members * min(cached.members, self.num_members)  # of the smallest chunk
         return max(cached.whole / self._widest, min((cached.batch or cached.chunk) / widest, CHUNKED_ROWS))
 
-    def _cached_members(self, rows):
+    def _cached_members(self, rows, threads):
         cached = self._cached
-        if cached is None or rows < cached.rows or self._widest * rows <= cached.whole + cached.copies * self._weights:
+        in_caches = cached is None or self._widest * rows <= cached.whole + cached.copies * self._weights
+        if cached is None or rows < cached.rows or (in_caches and threads == 1):
             return self.num_members
-        count = int(cached.chunk * self.num_members / (self._widest * rows + self._weights))
+        chunk = cached.chunk if threads == 1 or not cached.dealt else cached.dealt.chunk or cached.chunk
+        count = int(chunk * self.num_members / (self._widest * rows + self._weights))
         return count if count > cached.few else 1
 
 

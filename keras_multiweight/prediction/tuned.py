@@ -18,6 +18,7 @@ class Tuned:
         jit_compile: bool, as for `Predictor`.
         lowerings: Dict of the layers that take another lowering than the table of costs says, by name.
         gain: float, how many times as fast it is as what would have run untuned.
+        threads: int, how many batches are computed at once; None: as `Predictor` chooses.
     """
 
     backend: str
@@ -27,6 +28,7 @@ class Tuned:
     jit_compile: bool
     lowerings: dict
     gain: float
+    threads: int | None = None
 
     def is_for(self, rows):
         """Whether it is what so many rows are predicted by on this backend, and would be found anew."""
@@ -34,13 +36,15 @@ class Tuned:
 
     def options(self):
         """The arguments of a `Predictor` that follows it."""
-        return {"member_chunk": self.member_chunk, "most_rows": self.batch_size, "jit_compile": self.jit_compile}
+        sizes = {"member_chunk": self.member_chunk, "most_rows": self.batch_size, "threads": self.threads}
+        return {"jit_compile": self.jit_compile, **sizes}
 
     def __str__(self):
         layers = "".join(f", {name} by '{lowering}'" for name, lowering in self.lowerings.items())
+        cores = f" on each of {self.threads} cores" if (self.threads or 1) > 1 else ""
         return (
             f"Tuned for {self.rows:,} rows on {self.backend}: {self.member_chunk} members and {self.batch_size:,} rows at "
-            f"once, {'' if self.jit_compile else 'not '}compiled{layers}; {self.gain:.2f} times as fast as untuned."
+            f"once{cores}, {'' if self.jit_compile else 'not '}compiled{layers}; {self.gain:.2f} times as fast as untuned."
         )
 
 

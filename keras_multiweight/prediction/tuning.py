@@ -1,5 +1,6 @@
 """The fastest way to predict a user's own input on this machine, by trying. N members, B rows."""
 
+import math
 import statistics
 import time
 
@@ -8,6 +9,7 @@ from keras import tree
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
+from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.prediction.tuned import Tuned
 from keras_multiweight.rounding import TOLERANCE, relative_difference
@@ -20,7 +22,8 @@ WORTH = 1.03  # how many times as fast a candidate must be to take the place of 
 class Tuner:
     """Times ways to predict `x`, each against the best so far, in turns, and keeps the fastest that answers right.
 
-    First whether to compile, then how many members at once, then how many rows, then each kind of layer's lowerings.
+    First whether to compile, then whether each core has batches of its own, then how many members at once, then how many
+    rows, then each kind of layer's lowerings.
 
     Args:
         model: A `MultiModel`. The lowerings of its layers are set to those that win.
@@ -39,12 +42,7 @@ class Tuner:
         self._end = time.perf_counter() + seconds
         self._untuned = self._best = Predictor(model)
         self._expected = tree.flatten(self._best(x))
-        start = self._best.estimate(self.rows)
-        self._options = {
-            "jit_compile": self._best.compiles,
-            "member_chunk": start.member_chunk,
-            "most_rows": start.batch_size,
-        }
+        self._options = {"jit_compile": self._best.compiles, **self._sizes(self._best)}
         self._start = dict(self._options)
         self._lowerings = [(layer, layer.lowering) for layers in self._alike() for layer in layers]
 
@@ -52,6 +50,8 @@ class Tuner:
         """The `Tuned` that won."""
         for jit_compile in self._jit_compile:
             self._try(jit_compile=jit_compile)
+        if self._options["jit_compile"]:
+            self._try(**self._otherwise())
         for member_chunk in self._around("member_chunk", self.model.num_members):
             self._try(member_chunk=member_chunk)
         for most_rows in self._around("most_rows", self.rows):
@@ -70,7 +70,19 @@ class Tuner:
             self._options["jit_compile"],
             changed,
             untuned / tuned,
+            self._options["threads"],
         )
+
+    def _sizes(self, ask):
+        found = ask.estimate(self.rows)
+        return {"member_chunk": found.member_chunk, "most_rows": found.batch_size, "threads": found.threads}
+
+    def _otherwise(self):
+        """Sizes with which cores share all batches, where each was to compute its own; or the other way round."""
+        count = lowerings.cores()
+        if self._options["threads"] > 1:
+            return self._sizes(Predictor(self.model, threads=1))
+        return {"member_chunk": 1, "most_rows": max(math.ceil(self.rows / count), 1), "threads": count}
 
     def _around(self, option, most):
         """Sizes from that which is taken by default, doubled and halved as long as that wins."""
