@@ -11,7 +11,7 @@ import numpy as np
 
 
 def serialized(layer):
-    """The whole config of a live layer, model or raw operation, as plain JSON values.
+    """The whole config of a live layer, model or raw operation, as plain JSON values, but for how models are compiled.
 
     Keras's own says neither the vocabulary nor the document frequencies that `adapt` gave a lookup layer: it keeps them
     in files beside the config. Here they are in the config, in one form however they came into the layer.
@@ -22,13 +22,13 @@ def serialized(layer):
 
 
 def unshared(config):
-    """A config as it is outside of Keras's saving and loading.
+    """A config as it is outside of Keras's saving and loading, with models that are not compiled.
 
     While Keras does that, it numbers the objects that it serialises by their `id`, to find those that are in two places.
     A layer that only lived to be copied leaves its `id` to the next, and the copy of the next would be the first's.
     """
     if isinstance(config, dict):
-        return {key: unshared(value) for key, value in config.items() if key != "shared_object_id"}
+        return {key: unshared(value) for key, value in config.items() if key not in ("shared_object_id", "compile_config")}
     return type(config)(map(unshared, config)) if type(config) in (list, tuple) else config
 
 
@@ -61,7 +61,8 @@ def _vocabulary(lookup):
 def copy_layer(layer, config=None, **changes):
     """A new unbuilt Keras layer with the same config, another one, or one with changes, and its own weights.
 
-    Custom classes and functions need not be registered, and lambdas are taken along: they are those of a live layer.
+    Custom classes and functions need not be registered, and lambdas are taken along: they are those of a live layer. A model
+    is compiled as that was, where Keras finds the losses and metrics of users, which need not be registered to be used.
     """
     copied = serialized(layer)
     copied.pop("build_config", None)
@@ -70,12 +71,19 @@ def copy_layer(layer, config=None, **changes):
     try:
         with keras.saving.CustomObjectScope(_custom_objects(layer)):
             copy = keras.saving.deserialize_keras_object(copied, safe_mode=False)
+            if isinstance(layer, keras.Model) and layer.compiled:
+                _compile(copy, layer)
     finally:
         random.setstate(state)
     for original, other in _pairs(layer, copy):
         if isinstance(original, keras.layers.Layer):  # and no raw operation
             other.autocast = original.autocast  # which Keras leaves out of configs
     return copy
+
+
+def _compile(copy, model):
+    with contextlib.suppress(Exception):  # whatever a user's class raises
+        copy.compile_from_config(model.get_compile_config())
 
 
 def copy_built(layer, config=None):

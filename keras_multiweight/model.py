@@ -223,7 +223,8 @@ class MultiModel(Predicting, MemberTrainer):
         return [layer for layer in map(self.get_layer, names) if layer.variables]
 
     def unpack(self, optimizer=False):
-        """All members as ordinary Keras models, in order.
+        """All members as ordinary Keras models, in order, compiled as those that were packed where Keras can do that again:
+        users' losses and metrics must be registered.
 
         Args:
             optimizer: bool. The members come compiled, each with its optimizer and that optimizer's state, and train on

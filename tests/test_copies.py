@@ -67,3 +67,31 @@ def test_a_layer_without_autocast_computes_in_the_dtype_that_it_gets(tmp_path):
             oracle.assert_close(received[:, i], expected, tolerance=2**-7)
             oracle.assert_close(own, expected)
     oracle.assert_saves_the_same(multi, x, tmp_path)
+
+
+def _users_metric(y, predicted):
+    return keras.ops.mean(keras.ops.abs(y - predicted))
+
+
+class UsersLoss(keras.losses.Loss):
+    def call(self, y, predicted):
+        return keras.ops.mean(keras.ops.square(y - predicted), axis=-1)
+
+
+@pytest.mark.parametrize("options", [{"metrics": [_users_metric]}, {"loss": UsersLoss()}, {"metrics": ["mae"]}])
+@pytest.mark.parametrize("nested", [False, True])
+def test_models_compiled_with_what_is_not_registered_are_packed_saved_and_unpacked(options, nested, tmp_path):
+    def build():
+        model = keras.Sequential([keras.Input((4,)), k.Dense(3)])
+        model.compile(**{"optimizer": "adam", "loss": "mse", **options})
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, k.Dense(2)(model(inputs))) if nested else model
+
+    models, x = oracle.members(build), np.ones((5, 4), "float32")
+    multi = kmw.pack(models)
+    multi.save(tmp_path / "multi.keras")
+    (expected,) = oracle.stacked_predictions(models, x, 5)
+    oracle.assert_close(keras.models.load_model(tmp_path / "multi.keras").predict(x), expected)
+    for i, member in enumerate(multi.unpack()):
+        oracle.assert_close(member.predict(x, verbose=0), expected[:, i])
+        assert member.compiled == (not nested and options == {"metrics": ["mae"]})
