@@ -84,12 +84,14 @@ class Dealt(NamedTuple):
     computes all members, and in loops over chunks of them.
 
     Attributes:
-        rows: How many rows a core takes at a time, at most; a fourth of them at least.
+        rows: How many rows a core takes at a time, at most.
+        least: How many numbers a layer of one member gives for them at least, or a call for each costs too much.
         chunk: As that of `Cached`, for one core; None: the same.
         product: Of how many multiplications for a batch a member's product may be at most: larger ones XLA deals itself.
     """
 
     rows: int
+    least: int
     chunk: int | None = None
     product: float = math.inf
 
@@ -338,26 +340,26 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_ALONE = Dealt(512, chunk=2**15, product=5 * 2**20)  # one member after another
+_ALONE = Dealt(512, 2**13, chunk=2**15, product=5 * 2**20)  # one member after another
 
 _CACHED = (  # what the names of a model's layers contain, and by backend what stays in the caches: the first counts
     (
         ("Conv",),
         {
             "tensorflow": Cached(2**19, 2**18, 1, 1, copies=0),
-            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4, dealt=Dealt(128)),
+            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4, dealt=Dealt(128, 2**16)),
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),
     (
         ("Attention",),
         {
-            "tensorflow": Cached(2**19, 2**20, 1, 16, dealt=Dealt(512)),
-            "jax": Cached(2**19, 2**20, 1, 16, beside=2, dealt=Dealt(128)),
+            "tensorflow": Cached(2**19, 2**20, 1, 16, dealt=Dealt(512, 2**17)),
+            "jax": Cached(2**19, 2**20, 1, 16, beside=2, dealt=Dealt(128, 2**15)),
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),
-    (("LSTM", "GRU", "RNN"), {"jax": Cached(2**14, 2**12, 1, 16, batch=2**19, dealt=Dealt(128))}),
+    (("LSTM", "GRU", "RNN"), {"jax": Cached(2**14, 2**12, 1, 16, batch=2**19, dealt=Dealt(128, 2**10))}),
     (
         ("",),
         {

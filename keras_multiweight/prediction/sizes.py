@@ -104,7 +104,8 @@ class Sizes:
             return min(math.ceil(rows / count), most)
         if dealt is None or self._widest * rows <= self._cached.whole:
             return None
-        size = min(max(math.ceil(rows / count), dealt.rows // 4), dealt.rows, most)
+        least = math.ceil(dealt.least * self.num_members / self._widest)
+        size = min(max(math.ceil(rows / count), least), dealt.rows, most)
         return size if size < rows and size * self._largest_weight <= dealt.product else None
 
     def chunks(self, members):
