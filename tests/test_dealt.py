@@ -86,6 +86,16 @@ def test_large_products_few_members_and_little_memory_are_not_dealt(two_cores):
     assert threads(64, 40, batch_size=512) == threads(64, 40, threads=1) == 1
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="TensorFlow's own convolutions keep all cores busy")
+def test_few_rows_of_large_images_are_dealt(two_cores):
+    image = keras.Sequential([keras.Input((64, 64, 3)), k.Conv2D(32, 3), k.GlobalMaxPooling2D()])
+    multi = kmw.replicate(image, 3, seed=0)
+    found = {rows: multi.estimate(rows) for rows in (1, 4)}
+    assert [(e.batch_size, e.threads) for e in found.values()] == [(1, 1), (2, 2)]
+    x = np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype("float32")
+    oracle.assert_close(multi.predict(x), np.stack([member.predict(x, verbose=0) for member in multi.unpack()], 1))
+
+
 def test_rows_that_meet_are_cut_as_keras_cuts_them():
     models = oracle.members(lambda: mlp(MinusBatchMean), 3)
     multi = kmw.pack(models, verify=False)

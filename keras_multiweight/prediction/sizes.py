@@ -165,8 +165,10 @@ class Sizes:
 
     def _cached_members(self, rows, threads):
         cached = self._cached
-        in_caches = cached is None or self._widest * rows <= cached.whole + cached.copies * self._weights
-        if cached is None or rows < cached.rows or (in_caches and threads == 1):
+        if cached is None:
+            return self.num_members
+        in_caches = self._widest * rows <= cached.whole + cached.copies * self._weights
+        if threads == 1 and (in_caches or rows < cached.rows):
             return self.num_members
         chunk = cached.chunk if threads == 1 or not cached.dealt else cached.dealt.chunk or cached.chunk
         count = int(chunk * self.num_members / (self._widest * rows + self._weights))
