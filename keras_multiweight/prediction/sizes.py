@@ -170,8 +170,10 @@ class Sizes:
         in_caches = self._widest * rows <= cached.whole + cached.copies * self._weights
         if threads == 1 and (in_caches or rows < cached.rows):
             return self.num_members
-        chunk = cached.chunk if threads == 1 or not cached.dealt else cached.dealt.chunk or cached.chunk
-        count = int(chunk * self.num_members / (self._widest * rows + self._weights))
+        chunk, most = cached.chunk, self.num_members
+        if threads > 1:
+            chunk, most = (cached.dealt and cached.dealt.chunk) or chunk, self.num_members // 2
+        count = min(int(chunk * self.num_members / (self._widest * rows + self._weights)), most)
         return count if count > cached.few else 1
 
 
