@@ -7,6 +7,7 @@ from keras_multiweight.surrogate import Categorical, Integer, Real
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import denormalised, normalised
 from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.pool import BETWEEN
 from keras_multiweight.surrogate.regions import SMALLEST, Niches
 from keras_multiweight.surrogate.space import Space
 
@@ -90,30 +91,37 @@ def test_targets_come_back_as_heights():
 def test_every_member_is_in_one_group(num_members):
     found = groups(num_members, 2)
     assert len(found) == 3 and sorted(np.concatenate(found).tolist()) == list(range(num_members))
+    assert [len(members) for members in groups(num_members, 2, alone=1)] == [0, num_members, 0]
 
 
-def test_region_grows_with_success_shrinks_without_and_is_given_up_for_one_elsewhere():
+def test_region_is_as_wide_as_its_steps_shrinks_without_success_and_is_given_up_for_one_elsewhere():
     niches = Niches(count=1, patience=4)
     unit, heights, origins = np.array([[0.1, 0.1], [0.9, 0.9]]), np.array([1.0, 0.5]), np.array([-1, -1])
     niches.update(unit, heights, origins)
     region = niches.regions[0]
     assert region.centre.tolist() == [0.1, 0.1]
-    half = region.half
 
     def tell(point, height):
         nonlocal unit, heights, origins
         unit, heights, origins = np.vstack([unit, [point]]), np.append(heights, height), np.append(origins, 0)
         niches.update(unit, heights, origins)
 
+    tell([0.2, 0.1], 1.1)  # a step of 0.1 in a box of 0.3
+    assert region.height == 1.1 and region.half == pytest.approx(0.2)
     tell([0.12, 0.1], 1.5)
-    assert region.height == 1.5 and region.half == half
+    assert region.height == 1.5 and region.half == pytest.approx(0.16)
+    tell([0.12, 0.12], 1.6)  # at most halved
+    assert region.half == pytest.approx(0.08)
+    tell([0.24, 0.12], 1.7)  # at most doubled
+    assert region.half == pytest.approx(0.16)
+    half = region.half
     for _ in range(4):
         tell([0.2, 0.1], 0.0)
     assert region.half == half / 2
     while not niches.exhausted:
         assert niches.regions[0].half >= SMALLEST
-        tell([0.12, 0.11], 0.0)
-    assert [place.tolist() for place in niches.exhausted] == [[0.12, 0.1], [0.1, 0.1]]  # where it ended, and began
+        tell([0.22, 0.11], 0.0)
+    assert [place.tolist() for place in niches.exhausted] == [[0.24, 0.12], [0.1, 0.1]]  # where it ended, and began
     assert niches.regions[0].centre.tolist() == [0.9, 0.9]
     again = Niches(count=1, patience=4)
     again.restore(niches.state())
@@ -137,6 +145,36 @@ def test_region_does_not_move_to_where_a_higher_one_is():
     niches.update(unit, np.array([1.0, 0.5, 0.0, 0.9, 0.6]), np.full(5, -1))
     assert [region.centre.tolist() for region in niches.regions] == [[0.2, 0.5], [0.7, 0.5]]
     assert niches.owns(1, np.array([[0.44, 0.5], [0.46, 0.5]])).tolist() == [False, True]
+
+
+def test_region_leads_alone_until_a_place_on_the_way_to_the_next_is_lower_than_both():
+    niches = Niches(count=2, patience=99)
+    unit, heights, origins = np.array([[0.1, 0.5], [0.9, 0.5]]), np.array([1.0, 0.8]), np.array([-1, -1])
+    niches.update(unit, heights, origins)
+    assert niches.alone() is None  # nothing is known yet
+
+    def tell(point, height, origin=BETWEEN):
+        nonlocal unit, heights, origins
+        unit, heights, origins = np.vstack([unit, [point]]), np.append(heights, height), np.append(origins, origin)
+        niches.update(unit, heights, origins)
+
+    np.testing.assert_allclose(niches.between(0.4), [0.42, 0.5])
+    tell(niches.between(0.4), 0.9)
+    assert niches.alone() == 0
+    tell([0.91, 0.5], 1.1, origin=1)
+    assert niches.alone() == 1  # the other one is higher now
+    tell([0.5, 0.1], 0.2, origin=1)
+    assert niches.alone() == 1  # it does not lie between them
+    tell(niches.between(0.5), 0.95)
+    assert niches.alone() is None
+    tell(niches.between(0.4), 1.05)
+    assert niches.alone() is None  # what was seen stays
+    again = Niches(count=2, patience=99)
+    again.restore(niches.state())
+    assert again.alone() is None and again.state() == niches.state()
+    niches.regions[0].half = SMALLEST / 2
+    tell([0.5, 0.9], 0.0, origin=0)
+    assert niches.exhausted and niches.alone() == 1  # for the region that began in its place all is open again
 
 
 def test_region_that_is_drawn_to_an_exhausted_place_begins_elsewhere():

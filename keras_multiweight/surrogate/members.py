@@ -21,11 +21,14 @@ def diversity(num_members):
     }
 
 
-def groups(num_members, num_regions):
+def groups(num_members, num_regions, alone=None):
     """For each region the numbers of its members, and at the end those of the whole cube.
 
-    A single member is local. With fewer local members than regions, the last regions have none.
+    A single member is local. With fewer local members than regions, the last regions have none. A region that leads `alone`,
+    by its number, has all.
     """
+    if alone is not None:
+        return [np.arange(num_members if k == alone else 0) for k in range(num_regions + 1)]
     whole = max(1, round(GLOBAL_SHARE * num_members)) if num_members > 1 else 0
     local = num_members - whole
     return [np.arange(k, local, num_regions) for k in range(num_regions)] + [np.arange(local, num_members)]

@@ -4,8 +4,8 @@ import numpy as np
 
 from keras_multiweight.surrogate.space import keys
 
-TOLD, DESIGN, RANDOM, WHOLE = -1, -2, -3, -4  # origins of points that no region proposed
-ORIGINS = {TOLD: "told", DESIGN: "design", RANDOM: "random", WHOLE: "whole"}
+TOLD, DESIGN, RANDOM, WHOLE, BETWEEN = -1, -2, -3, -4, -5  # origins of points that no region proposed
+ORIGINS = {TOLD: "told", DESIGN: "design", RANDOM: "random", WHOLE: "whole", BETWEEN: "between"}
 
 
 class Pool:

@@ -1,6 +1,6 @@
-"""Boxes round incumbents, which shrink while nothing better is found in them. D encoded dimensions, n points.
+"""Boxes round incumbents, as wide as the steps that succeed, and halved while none does. D encoded dimensions, n points.
 
-As the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
+After the trust regions of TuRBO (Eriksson et al. 2019), but round incumbents that keep apart: two basins are two regions. A
 point belongs to the nearest centre, those of higher regions and of exhausted ones included, so that no region moves to where
 another is or was.
 """
@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from keras_multiweight.surrogate.pool import BETWEEN
+
 LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
+REACH = 2.0  # half the side of a box after a success, in units of the step that was taken
 
 
 @dataclass
@@ -25,7 +28,6 @@ class Region:
         origin: (D,), where it began.
         half: Half of the box's side.
         failures: Points told since the last success.
-        streak: Successes since the box last changed.
         seen: How many of the pool's points have been counted.
     """
 
@@ -34,7 +36,6 @@ class Region:
     origin: np.ndarray
     half: float = LARGEST
     failures: int = 0
-    streak: int = 0
     seen: int = 0
 
     def box(self):
@@ -42,7 +43,7 @@ class Region:
         return np.maximum(self.centre - self.half, 0.0), np.minimum(self.centre + self.half, 1.0)
 
     def learn(self, unit, heights, mine, owned, patience, floor):
-        """Move to a better point, and shrink or grow.
+        """Move to a better point, with a box as wide as the step, or shrink.
 
         Args:
             unit, heights: (n, D), (n,) of the pool.
@@ -64,14 +65,14 @@ class Region:
             self.failures += int((is_new & mine).sum())
         self.seen = len(heights)
         if self.failures >= patience and not self._is_flat(unit, heights, floor):
-            self.half, self.failures, self.streak = self.half / 2, 0, 0
-        if self.streak >= 3:
-            self.half, self.streak = min(self.half * 2, LARGEST), 0
+            self.half, self.failures = self.half / 2, 0
 
     def _move(self, centre, height, heights):
         spread = np.quantile(heights, 0.9) - np.median(heights)
         if height > self.height + PROGRESS * spread:
-            self.failures, self.streak = 0, self.streak + 1
+            step = float(np.abs(centre - self.centre).max())
+            self.half = float(np.clip(REACH * step, self.half / 2, min(self.half * 2, LARGEST)))
+            self.failures = 0
         self.centre, self.height = centre, float(height)
 
     def _is_flat(self, unit, heights, floor):
@@ -89,6 +90,8 @@ class Niches:
         floor: See `Region.learn`.
         regions: List of `count` of them, empty before the first `update`.
         exhausted: List of (D,) places where no region is to be.
+        is_valley: Whether a place between two regions was found to be lower than both (the hill-valley test of Ursem 1999);
+            None before the first was told. A region that begins later has it before it to be shown.
     """
 
     count: int
@@ -96,6 +99,7 @@ class Niches:
     floor: float = 0.0
     regions: list = field(default_factory=list)
     exhausted: list = field(default_factory=list)
+    is_valley: bool | None = None
 
     def update(self, unit, heights, origins):
         """Move, shrink, grow and restart the regions by what was told since the last time.
@@ -103,7 +107,10 @@ class Niches:
         Args:
             unit, heights, origins: (n, D), (n,), (n,) of the pool: an origin is the number of the region.
         """
+        begins = not self.regions
         self.regions = self.regions or [None] * self.count
+        if not begins:
+            self._look(heights, origins)
         for number in self.ranked():
             mine, owned = origins == number, self.owns(number, unit)
             self.regions[number].learn(unit, heights, mine, owned, self.patience, self.floor)
@@ -112,6 +119,23 @@ class Niches:
         for number, region in enumerate(self.regions):
             if region is None:
                 self.regions[number] = self._found(unit, heights)
+                self.is_valley = None if begins else False
+
+    def _look(self, heights, origins):
+        """Whether the last place between regions that was told since the last time is in a valley. A known one stays."""
+        between = np.flatnonzero(origins == BETWEEN)
+        if len(between) and between[-1] >= self.regions[0].seen:
+            ends = min(region.height for region in self.regions)
+            self.is_valley = self.is_valley or bool(heights[between[-1]] < ends - self.floor / 4)
+
+    def alone(self):
+        """The number of the region that leads alone, as no valley parts another from it, or None."""
+        return self.ranked()[0] if self.count > 1 and self.is_valley is False else None
+
+    def between(self, part):
+        """(D,): a place on the way from the leading region to the next."""
+        first, second = [self.regions[i].centre for i in self.ranked()[:2]]
+        return first + part * (second - first)
 
     def _before(self, number):
         """The centres that come before a region's: those of higher regions, and what is exhausted."""
@@ -151,12 +175,12 @@ class Niches:
     def state(self):
         """Plain values."""
         plain = [{**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
-        return {"regions": plain, "exhausted": [centre.tolist() for centre in self.exhausted]}
+        return {"regions": plain, "exhausted": [c.tolist() for c in self.exhausted], "is_valley": self.is_valley}
 
     def restore(self, state):
         arrays = [{name: np.array(r[name]) for name in ("centre", "origin")} for r in state["regions"]]
         self.regions = [Region(**{**r, **found}) for r, found in zip(state["regions"], arrays)]
-        self.exhausted = [np.array(centre) for centre in state["exhausted"]]
+        self.exhausted, self.is_valley = [np.array(centre) for centre in state["exhausted"]], state["is_valley"]
 
 
 def _distance(unit, centres):

@@ -6,15 +6,15 @@ from keras_multiweight.surrogate import survey
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import groups
-from keras_multiweight.surrogate.pool import WHOLE
+from keras_multiweight.surrogate.pool import BETWEEN, WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-SEARCHING, SETTLED = "CCLLLLOLOL", "LLOLCOLOLO"  # whose turn it is: the whole cube, the leading region, another region
-SETTLED_HALF = 0.02  # half the side of the leading region's box, beneath which the cube leaves turns to the regions
+TURNS = "CLLLLOLLOL"  # whose turn it is: the whole cube, the leading region, another region
+LOOK, PLACES = 15, (0.4, 0.6, 0.5)  # turns from one look for a valley between regions to the next, and where it is
 GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
 CONSENSUS = 20  # points whose middle is recommended where the function is noisy
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
@@ -40,10 +40,14 @@ class Search:
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
         self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
-        self.groups = groups(num_members, self.num_regions)
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
-        self.niches = Niches(self.num_regions, patience=max(6, width), floor=2 * noise)
+        self.niches = Niches(self.num_regions, patience=max(8, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
+
+    @property
+    def groups(self):
+        """For each region the numbers of its members, and at the end those of the whole cube."""
+        return groups(self.ensemble.num_members if self.ensemble else 0, self.num_regions, self.niches.alone())
 
     # ---- learning ----
 
@@ -117,7 +121,7 @@ class Search:
     def speaking(self, unit):
         """(n, N): whether a member has learned what lies round a point: the cube's members have, a region's in its box."""
         speaks = np.ones((len(unit), self.ensemble.num_members), bool)
-        if self.ensemble.num_members > 1:
+        if len(self.groups[-1]):  # without them a region's members answer for all
             for frame, members in zip(self.frames, self.groups):
                 speaks[:, members] = frame.contains(unit)[:, None]
         return speaks
@@ -165,7 +169,7 @@ class Search:
         if not self.ensemble:
             return [(points, np.empty((len(points), 0))) for points in draws]
         ends = self._ascend(unit, heights)
-        size = DRAWS + STARTS * max(map(len, self.groups))
+        size = DRAWS + STARTS * self.ensemble.num_members
         x = np.zeros((size, self.ensemble.num_members, unit.shape[1]))
         found = []
         for frame, members, drawn in zip(self.frames, self.groups, draws):
@@ -204,26 +208,37 @@ class Search:
         """
         groups = self.candidates(pool)
         while True:
-            number = self._group_in_turn()
-            points, predictions = groups[number]
-            frame = self.frames[number]
-            gap = GAP * float(np.mean(frame.high - frame.low)) / 2
-            order = self._order(points, predictions)
-            if not frame.is_cube:
-                order = order[self.niches.owns(number, points[order])]
-            at = _first_apart(points, order, taken, gap)
+            point, origin = self._between() if self._looks() else self._candidate(groups, taken)
             self.turn += 1
-            origin = number if number < self.num_regions else WHOLE
-            yield (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
+            yield point, origin
+
+    def _looks(self):
+        """Whether it is time to evaluate a place between two regions that no valley is known to part."""
+        return self.num_regions > 1 and not self.niches.is_valley and self.turn % LOOK == LOOK // 3
+
+    def _between(self):
+        return self.niches.between(PLACES[self.turn // LOOK % len(PLACES)]), BETWEEN
+
+    def _candidate(self, groups, taken):
+        """The most wanted candidate of the group whose turn it is, and its origin."""
+        number = self._group_in_turn()
+        points, predictions = groups[number]
+        frame = self.frames[number]
+        gap = GAP * float(np.mean(frame.high - frame.low)) / 2
+        order = self._order(points, predictions)
+        if not frame.is_cube:
+            order = order[self.niches.owns(number, points[order])]
+        at = _first_apart(points, order, taken, gap)
+        origin = number if number < self.num_regions else WHOLE
+        return (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
         ranked, whole = self.niches.ranked(), self.num_regions
-        turns = SETTLED if self.niches.regions[ranked[0]].half < SETTLED_HALF else SEARCHING
-        turn = turns[self.turn % len(turns)]
+        turn = TURNS[self.turn % len(TURNS)] if self.niches.alone() is None else "L"
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
-        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
+        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
