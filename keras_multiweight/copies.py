@@ -18,18 +18,26 @@ def serialized(layer):
     """
     with warnings.catch_warnings(), _vocabularies_in_configs(layer):
         warnings.filterwarnings("ignore", message="The object being serialized includes a `lambda`")
-        return unshared(keras.saving.serialize_keras_object(layer))
+        return uncompiled(unshared(keras.saving.serialize_keras_object(layer)))
 
 
 def unshared(config):
-    """A config as it is outside of Keras's saving and loading, with models that are not compiled.
+    """A config as it is outside of Keras's saving and loading.
 
     While Keras does that, it numbers the objects that it serialises by their `id`, to find those that are in two places.
     A layer that only lived to be copied leaves its `id` to the next, and the copy of the next would be the first's.
     """
     if isinstance(config, dict):
-        return {key: unshared(value) for key, value in config.items() if key not in ("shared_object_id", "compile_config")}
+        return {key: unshared(value) for key, value in config.items() if key != "shared_object_id"}
     return type(config)(map(unshared, config)) if type(config) in (list, tuple) else config
+
+
+def uncompiled(config):
+    """A config in which no model is compiled: with a loss or metric that is not registered none would come out of it."""
+    if isinstance(config, dict):
+        dropped = "compile_config" if "class_name" in config else None  # of an object; else an argument of a user's
+        return {key: uncompiled(value) for key, value in config.items() if key != dropped}
+    return type(config)(map(uncompiled, config)) if type(config) in (list, tuple) else config
 
 
 @contextlib.contextmanager

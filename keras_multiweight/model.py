@@ -17,6 +17,7 @@ from keras_multiweight.copies import (
     draws_in_training,
     serialized,
     set_all_weights,
+    uncompiled,
 )
 from keras_multiweight.deep import deep_graphs
 from keras_multiweight.ensemble import EnsembleModel
@@ -223,8 +224,8 @@ class MultiModel(Predicting, MemberTrainer):
         return [layer for layer in map(self.get_layer, names) if layer.variables]
 
     def unpack(self, optimizer=False):
-        """All members as ordinary Keras models, in order, compiled as those that were packed where Keras can do that again:
-        users' losses and metrics must be registered.
+        """All members as ordinary Keras models, in order; compiled as those that were packed, where Keras can do that again
+        (metrics must be registered) and they do not come from a file.
 
         Args:
             optimizer: bool. The members come compiled, each with its optimizer and that optimizer's state, and train on
@@ -354,7 +355,7 @@ class MultiModel(Predicting, MemberTrainer):
     @deep_graphs()
     def get_config(self):
         graph = keras.Model(self.input, self.output, name=self.name).get_config()
-        member = keras.saving.serialize_keras_object(self.template())
+        member = uncompiled(keras.saving.serialize_keras_object(self.template()))
         return {"graph": {**graph, "trainable": self.trainable}, "member": member, **self._hidden.settings}
 
     @classmethod

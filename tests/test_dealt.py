@@ -28,6 +28,11 @@ def models():
     return oracle.members(mlp, MEMBERS)
 
 
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch):
+    monkeypatch.setattr(lowerings, "cores", lambda: 4)
+
+
 @pytest.fixture
 def two_cores(monkeypatch):
     monkeypatch.setattr(lowerings, "cores", lambda: 2)
@@ -46,7 +51,7 @@ def noting_threads(ask):
     return names
 
 
-@pytest.mark.parametrize("rows", [1, 2, 9, 16, 23])
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 16, 23])
 def test_dealt_batches_answer_as_the_members_do_in_order(rows):
     models = oracle.members(mixed, MEMBERS)
     ask = Predictor(kmw.pack(models, verify=False), jit_compile=True, member_chunk=2, most_rows=4, threads=3)
@@ -57,7 +62,7 @@ def test_dealt_batches_answer_as_the_members_do_in_order(rows):
     assert not ask.failed
     names = noting_threads(ask)
     ask(x)
-    assert names and "MainThread" not in names
+    assert names and ("MainThread" in names) == (rows <= 2)
 
 
 def test_many_rows_of_many_narrow_members_are_dealt_one_member_after_another(two_cores):
@@ -84,6 +89,7 @@ def test_large_products_few_members_and_little_memory_are_not_dealt(two_cores):
     assert threads(64, 8) == 1  # all of it stays in the caches
     assert threads(64, 40, memory_limit=500_000) == 1
     assert threads(64, 40, batch_size=512) == threads(64, 40, threads=1) == 1
+    assert threads(64, 40, batch_size=512, threads=2) == threads(64, 40, threads=1000) == 2
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="TensorFlow's own convolutions keep all cores busy")
@@ -96,12 +102,11 @@ def test_few_rows_of_large_images_are_dealt(two_cores):
     oracle.assert_close(multi.predict(x), np.stack([member.predict(x, verbose=0) for member in multi.unpack()], 1))
 
 
-def test_rows_that_meet_are_cut_as_keras_cuts_them():
+@pytest.mark.parametrize("rows", [2, 4, 12])
+def test_rows_that_meet_are_cut_as_keras_cuts_them(rows):
     models = oracle.members(lambda: mlp(MinusBatchMean), 3)
-    multi = kmw.pack(models, verify=False)
-    ask = Predictor(multi, member_chunk=1, most_rows=8, threads=2)
-    x = data(12)
-    oracle.assert_close(ask(x), oracle.stacked_predictions(models, x, 8)[0])
+    ask = Predictor(kmw.pack(models, verify=False), member_chunk=1, most_rows=8, threads=4)
+    oracle.assert_close(ask(data(rows)), oracle.stacked_predictions(models, data(rows), 8)[0])
 
 
 def test_what_moves_when_predicting_is_not_dealt():

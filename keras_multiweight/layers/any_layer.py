@@ -5,7 +5,7 @@ import warnings
 import keras
 
 from keras_multiweight.callers import stack_level
-from keras_multiweight.copies import CannotCopyError, copy_built, copy_layer
+from keras_multiweight.copies import CannotCopyError, copy_built, copy_layer, uncompiled
 from keras_multiweight.layers.base import OPTIONS, MultiLayer
 from keras_multiweight.layers.plumbing import PACKAGE
 
@@ -59,7 +59,7 @@ class MapMembers(MultiLayer):
 
     def get_config(self):
         options = {name: getattr(self, name) for name in OPTIONS}
-        member = keras.saving.serialize_keras_object(self.template())
+        member = uncompiled(keras.saving.serialize_keras_object(self.template()))
         member["config"] = self.member_config()
         return {"member": member, "name": self.name, **options}
 

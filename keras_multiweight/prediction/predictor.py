@@ -77,8 +77,9 @@ class Predictor:
         memory_limit: int, bytes that may be held for a batch beside the weights and all answers; by default half of what is
             free. It is met by smaller batches and chunks, as far as a rough estimate tells (`MultiModel.estimate`).
         most_rows: int. How many rows a batch has at most, where `batch_size` is left out.
-        threads: int. How many batches are computed at once, where members are computed in chunks; left out, one, or as many
-            as there are cores where that is faster.
+        threads: int. How many batches are computed at once, at most as many as there are cores, where memory allows it and
+            members are computed in chunks by a compiled program; left out, one, or with no `batch_size` as many as there are
+            cores where that is faster. No effect on torch, which deals what it computes to the cores itself.
         tuned: List of what `MultiModel.tune` found: followed for about as many rows as it was found for.
 
     Example:
@@ -106,7 +107,7 @@ class Predictor:
         self.batch_size = batch_size
         self.jit_compile = jit_compile
         self.member_chunk = member_chunk
-        self.threads = threads
+        self.threads = threads and min(threads, lowerings.cores())
         self.memory_limit = memory_limit_in_bytes(memory_limit)
         self._sizes = Sizes(model)
         self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
@@ -213,8 +214,11 @@ class Predictor:
     def _best_cut(self, way, rows, most, form=None):
         """The fastest, for a way with a fixed number of rows. Only chunks are dealt to the cores: they assign nothing."""
         threads = self.threads or lowerings.cores()
-        dealt = None if self.batch_size or not way.compiles else self._sizes.dealt(rows, most, self.threads)
+        dealt = None
+        if way.compiles and (self.threads or not self.batch_size):
+            dealt = self._sizes.dealt(rows, self.batch_size or most, self.threads)
         if dealt:
+            dealt = self.batch_size or dealt
             members = self._sizes.members(dealt, self.member_chunk, self.memory_limit, threads)
             if members < self._sizes.num_members and self._sizes.fit(dealt, members, self.memory_limit, threads):
                 return Cut(self._size(way, rows, dealt, form), True, members, threads)

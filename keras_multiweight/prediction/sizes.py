@@ -98,15 +98,15 @@ class Sizes:
     def dealt(self, rows, most, threads=None):
         """How many of so many rows, at most `most`, each core takes at a time; None where cores share each batch."""
         count, dealt = threads or lowerings.cores(), self._cached.dealt if self._cached else None
-        if self.num_members == 1 or count == 1:
+        if self.num_members == 1 or count == 1 or (dealt is None and threads is None):
             return None
+        even = max(math.ceil(rows / count), 2)  # of one row nothing would tell whether rows meet
         if threads:
-            return min(math.ceil(rows / count), most)
-        if dealt is None or self._widest * rows <= self._cached.whole:
-            return None
+            return min(even, most) if rows > min(even, most) else None
         least = math.ceil(dealt.least * self.num_members / self._widest)
-        size = min(max(math.ceil(rows / count), least), dealt.rows, most)
-        return size if size < rows and size * self._largest_weight <= dealt.product else None
+        size = min(max(even, least), dealt.rows, most)
+        fits = size < rows and size * self._largest_weight <= dealt.product
+        return size if fits and self._widest * rows > self._cached.whole else None
 
     def chunks(self, members):
         """How many chunks so many members are."""

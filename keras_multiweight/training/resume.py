@@ -1,5 +1,7 @@
 """Compiled members in, compiled members out: a training that began alone goes on packed, and the other way round."""
 
+import contextlib
+
 import keras
 from keras import ops, tree
 
@@ -22,7 +24,7 @@ def compile_like(multi, models, custom_objects=None):
     """
     optimizers = [_optimizer(model, i) for i, model in enumerate(models)]
     arguments = _common_arguments(models)
-    with keras.saving.CustomObjectScope(custom_objects or {}):
+    with keras.saving.CustomObjectScope(custom_objects) if custom_objects else contextlib.nullcontext():
         arguments = keras.saving.deserialize_keras_object(arguments)
     alike = all(o.get_config() == optimizers[0].get_config() and type(o) is type(optimizers[0]) for o in optimizers)
     multi.compile(optimizers[0] if alike else optimizers, auto_scale_loss=False, **arguments)
