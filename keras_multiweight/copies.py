@@ -27,17 +27,22 @@ def unshared(config):
     While Keras does that, it numbers the objects that it serialises by their `id`, to find those that are in two places.
     A layer that only lived to be copied leaves its `id` to the next, and the copy of the next would be the first's.
     """
-    if isinstance(config, dict):
-        return {key: unshared(value) for key, value in config.items() if key != "shared_object_id"}
-    return type(config)(map(unshared, config)) if type(config) in (list, tuple) else config
+    return _without(config, lambda key, holder: key == "shared_object_id")
 
 
 def uncompiled(config):
-    """A config in which no model is compiled: with a loss or metric that is not registered none would come out of it."""
+    """A config in which no model is compiled: with a loss or metric that is not registered none would come out of it.
+
+    A user's layer may have an argument of that name: it is dropped of objects only.
+    """
+    return _without(config, lambda key, holder: key == "compile_config" and "class_name" in holder)
+
+
+def _without(config, is_dropped):
+    """A config without the keys of which `is_dropped(key, dict that holds it)`, at any depth."""
     if isinstance(config, dict):
-        dropped = "compile_config" if "class_name" in config else None  # of an object; else an argument of a user's
-        return {key: uncompiled(value) for key, value in config.items() if key != dropped}
-    return type(config)(map(uncompiled, config)) if type(config) in (list, tuple) else config
+        return {key: _without(value, is_dropped) for key, value in config.items() if not is_dropped(key, config)}
+    return type(config)(_without(x, is_dropped) for x in config) if type(config) in (list, tuple) else config
 
 
 @contextlib.contextmanager

@@ -181,9 +181,10 @@ class Predictor:
     def _in_batches(self, arrays, limit):
         """The answers, and the `Program` that can serve the next call with as many rows at once, or None."""
         most = limit or self._limit
-        self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(self._members(min(arrays.rows, most)))
+        as_keras = Cut(most, False, self._members(min(arrays.rows, most)))
+        self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(as_keras.members)
         way = self._ways[0 if self._patience <= 0 else -1]
-        cut = self._cut(way, arrays, most)
+        cut = self._cut(way, arrays, as_keras)
         answers = Answers(arrays.rows)
         for served, parts, rows in self._answered(way, arrays, cut):
             answers.add(parts, rows)
@@ -202,11 +203,11 @@ class Predictor:
             yield answer(next(batches))
         yield from beside(answer, batches, cut.threads if self._sizes.num_members > 1 else 1)
 
-    def _cut(self, way, arrays, most):
-        """How the rows are cut, at most so many in a batch: as Keras would where rows depend on those beside them."""
-        as_keras = Cut(most, False, self._members(min(arrays.rows, most)))
+    def _cut(self, way, arrays, as_keras):
+        """How the rows are cut, at most as many in a batch: as Keras would where rows depend on those beside them."""
         if not way.fixed_rows:
             return as_keras
+        most = as_keras.rows
         cut = self._best_cut(way, arrays.rows, most, arrays.form)
         is_as_keras = arrays.rows == cut.rows or (cut.rows == most and arrays.rows % most == 0 < arrays.rows)
         return as_keras if not is_as_keras and self._do_rows_meet(way, arrays, cut) else cut

@@ -2,6 +2,7 @@
 
 import json
 
+from keras_multiweight.copies import uncompiled
 from keras_multiweight.packing.files.limits import CONFIG_BYTES, CONFIG_DEPTH, UnsafeFileError
 
 
@@ -26,7 +27,7 @@ def parse(text, path):
     if not isinstance(config, dict) or not isinstance(config.get("config"), (dict, list)):
         raise ValueError("The config of a model is a JSON object with a 'class_name' and a 'config'.")
     check_depth(config, path)
-    return _without_training(config)
+    return uncompiled(config)
 
 
 def check_depth(config, path):
@@ -37,14 +38,6 @@ def check_depth(config, path):
             raise _too_deep(path, f"more than {CONFIG_DEPTH} levels")
         level = [item for held in level for item in _children(held)]
         depth += 1
-
-
-def _without_training(value):
-    """Without the losses, metrics and optimizers of objects, which are not wanted."""
-    if isinstance(value, dict):
-        dropped = "compile_config" if "class_name" in value else None
-        return {key: _without_training(item) for key, item in value.items() if key != dropped}
-    return [_without_training(item) for item in value] if isinstance(value, list) else value
 
 
 def _children(value):
