@@ -129,7 +129,9 @@ def fresh_start(monkeypatch, tmp_path):
     def start(installed, configured=None, asked=None):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in installed else None)
         monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-        monkeypatch.setenv("KERAS_BACKEND", asked) if asked else monkeypatch.delenv("KERAS_BACKEND", raising=False)
+        monkeypatch.setenv("KERAS_BACKEND", asked or "")  # so that what the start sets is taken back, where none was set too
+        if not asked:
+            monkeypatch.delenv("KERAS_BACKEND")
         if configured:
             (tmp_path / "keras.json").write_text(f'{{"backend": "{configured}"}}')
         choose_backend()
