@@ -38,13 +38,16 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(lowerings, "cores", lambda: 2)
 
 
-def noting_threads(ask):
-    """The names of the threads in which programs run from now on."""
-    names = set()
+def noting_threads(ask, at_once=True):
+    """The names of the threads in which programs run from now on; those that run at once wait for another one."""
+    names, are_two = set(), threading.Event()
     for key, program in list(ask._programs.items()):
 
         def run(arrays, run=program.run):
             names.add(threading.current_thread().name)
+            if len(names) > 1:
+                are_two.set()
+            assert are_two.wait(60 if at_once else 0) or not at_once
             return run(arrays)
 
         ask._programs[key] = program._replace(run=run)
@@ -60,9 +63,9 @@ def test_dealt_batches_answer_as_the_members_do_in_order(rows):
         for received, wanted in zip(tree.flatten(ask(x)), of_each(models, x, rows), strict=True):
             oracle.assert_close(received, wanted, f"{rows} rows, {ask!r}")
     assert not ask.failed
-    names = noting_threads(ask)
+    names = noting_threads(ask, at_once=rows > 2)
     ask(x)
-    assert names and ("MainThread" in names) == (rows <= 2)
+    assert "MainThread" in names and (len(names) > 1) == (rows > 2)
 
 
 def test_many_rows_of_many_narrow_members_are_dealt_one_member_after_another(two_cores):
@@ -76,7 +79,7 @@ def test_many_rows_of_many_narrow_members_are_dealt_one_member_after_another(two
     oracle.assert_close(ask(x), np.stack([member.predict(x, verbose=0) for member in multi.unpack()], 1))
     names = noting_threads(ask)
     oracle.assert_close(multi.predict(x, batch_size=300), ask(x))
-    assert names and "MainThread" not in names
+    assert len(names) == 2 and "MainThread" in names
 
 
 def test_large_products_few_members_and_little_memory_are_not_dealt(two_cores):
@@ -148,6 +151,19 @@ def test_no_more_than_the_threads_and_one_are_held_at_once():
     results = beside(lambda item: begun.append(item) or item, range(100), threads=3)
     assert next(results) == 0 and len(begun) <= 4
     assert list(results) == list(range(1, 100))
+
+
+def test_the_caller_computes_what_no_thread_has_begun():
+    by, has_done_two = [], threading.Event()
+
+    def compute(item):
+        by.append(threading.current_thread().name)
+        if by.count("MainThread") == 2:
+            has_done_two.set()
+        assert by[-1] == "MainThread" or has_done_two.wait(60)
+        return item
+
+    assert list(beside(compute, range(3), threads=2)) == [0, 1, 2]
 
 
 def test_tune_tries_both_ways(models, monkeypatch, two_cores):

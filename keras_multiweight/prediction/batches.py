@@ -72,17 +72,37 @@ class Arrays:
 
 
 def beside(function, items, threads):
-    """`function` of each item, in order; so many are computed at once, and no more are held."""
+    """`function` of each item, in order; so many are computed at once, one of them by the caller, and one more is held.
+
+    A caller that only waits is in the way: the thread that it wakes last may wait for its core, while another idles.
+    """
     if threads == 1:
         yield from map(function, items)
         return
-    begun, pool = collections.deque(), _pool(threads, os.getpid())
+    begun, pool = collections.deque(), _pool(threads - 1, os.getpid())
     for item in items:
-        begun.append(pool.submit(function, item))
+        task = functools.partial(function, item)
+        begun.append((pool.submit(task), task))
         if len(begun) > threads:
-            yield begun.popleft().result()
+            yield _first_result(begun)
     while begun:
-        yield begun.popleft().result()
+        yield _first_result(begun)
+
+
+def _first_result(begun):
+    """That of the first of pairs of a future and a task; until it is there, the caller runs tasks that none has begun."""
+    while not begun[0][0].done():
+        left = next((number for number, (future, _) in enumerate(begun) if future.cancel()), None)
+        if left is None:
+            break
+        begun[left] = _done(begun[left][1]()), None
+    return begun.popleft()[0].result()
+
+
+def _done(result):
+    future = concurrent.futures.Future()
+    future.set_result(result)
+    return future
 
 
 @functools.cache
