@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_multiweight.layers.activations import activate, is_elementwise
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import batched_matmul, convolutions, grouped_conv
+from keras_multiweight.layers.lowerings import batched_matmul, convolutions, depthwise_conv, grouped_conv
 from keras_multiweight.layers.mapping import map_members
 from keras_multiweight.layers.plumbing import PACKAGE, group, move_members, ungroup
 
@@ -86,14 +86,8 @@ class _MultiConvolution(MultiLayer):
         return ops.tile(x, (1,) * (len(x.shape) - 1) + (self.num_members,)) if self.shared_input else x
 
     def _depthwise(self, x, kernel):
-        return ops.depthwise_conv(
-            self._own_channels(x),
-            self._kernel(kernel, inner=2),
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-            dilation_rate=self.dilation_rate,
-        )
+        moves = self.strides, self.padding, self.dilation_rate
+        return depthwise_conv(self._own_channels(x), self._kernel(kernel, inner=2), *moves)
 
 
 class _Convolves(_MultiConvolution):
