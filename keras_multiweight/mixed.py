@@ -4,7 +4,8 @@ import keras
 from keras import ops, tree
 
 from keras_multiweight.layers.plumbing import PACKAGE
-from keras_multiweight.model import Hidden, MultiModel
+from keras_multiweight.members import Hidden
+from keras_multiweight.model import MultiModel
 from keras_multiweight.plan import Plan
 
 

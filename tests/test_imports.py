@@ -35,6 +35,7 @@ LEVELS = {
     "training": 2,
     "bagging": 2,
     "ensemble": 3,
+    "members": 3,
     "model": 3,
     "mixed": 3,
     "distribution": 3,
