@@ -37,7 +37,7 @@ def cases():
             yield cls(32 if width == 8 else 64, num_members=num_members, **place(shared)), (rows, 32, width)
     for num_members, rows, width in itertools.product((5, 20), (1, 32, 256), (32, 128)):
         yield multi.MultiMultiHeadAttention(4, width // 4, num_members=num_members, **place(OWN)), (rows, 16, width)
-    sizes = [(8, 16), (24, 32), (3, 320)]  # of an image's side, and channels
+    sizes = [(8, 16), (24, 32), (12, 128), (3, 320), (3, 1024)]  # of an image's side, and channels
     for num_members, rows, (side, width), taps in itertools.product((3, 10, 50), (1, 16, 128), sizes, (1, 3)):
         layer = multi.MultiConv2D(width, taps, padding="same", num_members=num_members, member_axis=-1)
         yield layer, (rows, side, side, width)
@@ -87,7 +87,8 @@ def measure(layer, shape, repeats):
 
 def fits(layer, shape):
     taps = layer.work(shape).get("taps", 1)
-    return np.prod(shape) * layer.num_members * taps < MOST_NUMBERS and flops(layer, shape) < 2e10
+    patches, weights = np.prod(shape) * taps, taps * shape[-1] * layer.work(shape).get("out", 0)
+    return layer.num_members * max(patches, weights) < MOST_NUMBERS and flops(layer, shape) < 2e10
 
 
 def flops(layer, shape):

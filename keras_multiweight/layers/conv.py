@@ -5,7 +5,6 @@ one where each has its own. `member_axis=-1` takes and gives this form, so that 
 follow each other without moving a number.
 """
 
-import itertools
 import math
 
 import keras
@@ -16,6 +15,7 @@ from keras_multiweight.layers.base import MultiLayer
 from keras_multiweight.layers.lowerings import batched_matmul, convolutions, depthwise_conv, grouped_conv
 from keras_multiweight.layers.mapping import map_members
 from keras_multiweight.layers.plumbing import PACKAGE, group, move_members, ungroup
+from keras_multiweight.layers.windows import are_known, windows
 
 
 class _MultiConvolution(MultiLayer):
@@ -107,14 +107,14 @@ class _Convolves(_MultiConvolution):
 
     def work(self, shape):
         rows, *sizes, channels = shape
-        size = None if None in sizes else math.prod(sizes)
+        size = None if None in sizes else math.prod(map(_count, sizes, self.strides))
         taps = 1 if self.pointwise else math.prod(self.kernel_size)
         sizes = {"rows": rows, "size": size, "taps": taps, "in": channels, "out": self.filters}
         return {"kind": f"convolution in {len(self.kernel_size)} axes", "members": self.num_members, **sizes}
 
     def _conv(self, x, kernel, lowering, groups=1, **options):
         """(B, ..., N*C) by (N, ..., C / groups, F): (B, ..., N*F)"""
-        if lowering == "patches" and groups == 1:
+        if lowering == "patches" and are_known(x, options["strides"]):
             return self._by_patches(x, ops.cast(kernel, self.compute_dtype), **options)
         kernel = self._kernel(kernel)
         if lowering != "side_by_side":
@@ -122,18 +122,20 @@ class _Convolves(_MultiConvolution):
         pairs = zip(*(ops.split(part, self.num_members, axis=-1) for part in (x, kernel)))
         return ops.concatenate([grouped_conv(*pair, groups, **options) for pair in pairs], axis=-1)
 
-    def _by_patches(self, x, kernel, padding, **options):
+    def _by_patches(self, x, kernel, **options):
         """(B, H, W, N*C) by (N, h, w, C, F): (B, ..., N*F)"""
         num_members, *taps, channels, filters = kernel.shape
-        if padding == "same":
-            x = ops.pad(x, [(0, 0), *(((tap - 1) // 2, tap // 2) for tap in taps), (0, 0)])
-        height, width = (size - tap + 1 for size, tap in zip(ops.shape(x)[1:-1], taps))
-        places = itertools.product(*map(range, taps))
-        patches = ops.stack([x[:, i : i + height, j : j + width] for i, j in places], axis=3)
-        patches = ops.reshape(patches, (-1, math.prod(taps), num_members, channels))  # (B*H*W, taps, N, C)
-        patches = ops.reshape(ops.moveaxis(patches, 2, 0), (num_members, -1, math.prod(taps) * channels))
+        patches = ops.stack(windows(x, taps, **options), axis=3)
+        _, height, width, places, _ = ops.shape(patches)
+        patches = ops.reshape(patches, (-1, places, num_members, channels))  # (B*H*W, h*w, N, C)
+        patches = ops.reshape(ops.moveaxis(patches, 2, 0), (num_members, -1, places * channels))
         x = batched_matmul(patches, ops.reshape(kernel, (num_members, -1, filters)))  # (N, B*H*W, F)
         return ops.reshape(ops.moveaxis(x, 0, 1), (-1, height, width, num_members * filters))
+
+
+def _count(size, stride):
+    """How many places a kernel has along an axis."""
+    return math.ceil(size / stride)
 
 
 class _MultiConv(_Convolves):

@@ -3,11 +3,12 @@
 import contextlib
 import contextvars
 import functools
-import itertools
 import math
 
 import keras
 from keras import ops
+
+from keras_multiweight.layers.windows import windows
 
 
 def batched_matmul(x, kernel):
@@ -110,7 +111,7 @@ def convolutions(rank, num_members, strides, dilation_rate, dtype="float32"):
         usual = ("grouped", "side_by_side")
     else:
         usual = ("side_by_side", "grouped")
-    return (*usual, "patches") if rank == 2 and {*strides, *dilation_rate} == {1} else usual
+    return (*usual, "patches") if rank == 2 else usual
 
 
 def grouped_conv(x, kernel, groups, strides, padding, dilation_rate):
@@ -143,20 +144,11 @@ def depthwise_conv(x, kernel, strides, padding, dilation_rate):
     )
 
 
-def _shifted(x, kernel, strides, padding, dilation_rate):
+def _shifted(x, kernel, *moves):
     *taps, channels, multiplier = kernel.shape
-    moves = list(zip(strides, dilation_rate, ((tap - 1) * rate + 1 for tap, rate in zip(taps, dilation_rate))))
-    if padding == "same":
-        missing = [max((size - 1) // step * step + reach - size, 0) for size, (step, _, reach) in zip(x.shape[1:], moves)]
-        x = ops.pad(x, [(0, 0), *((count // 2, count - count // 2) for count in missing), (0, 0)])
-    spans = [size - reach + 1 for size, (_, _, reach) in zip(x.shape[1:], moves)]
-
-    def seen_by(place):
-        starts = [tap * rate for tap, (_, rate, _) in zip(place, moves)]
-        return tuple(slice(start, start + span, step) for start, span, (step, _, _) in zip(starts, spans, moves))
-
-    parts = [x[:, *seen_by(place), :, None] * kernel[place] for place in itertools.product(*map(range, taps))]
-    y = functools.reduce(ops.add, parts)
+    seen = windows(x, taps, *moves)
+    flat = ops.reshape(kernel, (-1, channels, multiplier))
+    y = functools.reduce(ops.add, (part[..., None] * flat[place] for place, part in enumerate(seen)))
     return ops.reshape(y, (*y.shape[:-2], channels * multiplier))
 
 
