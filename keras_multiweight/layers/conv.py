@@ -110,7 +110,9 @@ class _Convolves(_MultiConvolution):
         size = None if None in sizes else math.prod(map(_count, sizes, self.strides))
         taps = 1 if self.pointwise else math.prod(self.kernel_size)
         sizes = {"rows": rows, "size": size, "taps": taps, "in": channels, "out": self.filters}
-        return {"kind": f"convolution in {len(self.kernel_size)} axes", "members": self.num_members, **sizes}
+        kind = f"convolution in {len(self.kernel_size)} axes"
+        kind = f"natively grouped {kind}" if self.lowerings()[:1] == ("grouped",) else kind
+        return {"kind": kind, "members": self.num_members, **sizes}
 
     def _conv(self, x, kernel, lowering, groups=1, **options):
         """(B, ..., N*C) by (N, ..., C / groups, F): (B, ..., N*F)"""
