@@ -43,6 +43,28 @@ def reads_a_number(x, y):
     return (total,)
 
 
+def there_and_back(x, kernel):
+    """As Keras lays out an image, and a copy of what is changed afterwards."""
+    y = torch.relu(x)
+    copy = y.permute(0, 3, 1, 2).contiguous().clone(memory_format=torch.channels_last)
+    z = torch.nn.functional.conv2d(copy, kernel.clone())
+    x.mul_(2)
+    own = x.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
+    x.add_(1)
+    return z, torch.nn.functional.conv2d(own, kernel), y + 1
+
+
+def test_images_are_not_laid_out_twice():
+    given = torch.arange(60.0).reshape(1, 5, 4, 3) - 30, torch.arange(24.0).reshape(2, 3, 2, 2) / 24
+    program = traced(there_and_back, tuple(t.clone() for t in given))
+    for _ in range(2):
+        one, other = ([t.clone() for t in given] for _ in range(2))
+        for received, expected in zip(program(*one), there_and_back(*other), strict=True):
+            assert torch.equal(received, expected)
+        assert all(map(torch.equal, one, other))
+    assert sum(node.kind() == "aten::clone" for node in program.graph.nodes()) == 1  # before what it is a copy of is changed
+
+
 @pytest.mark.parametrize("function", [counts, reads_again, lists, reads_a_number])
 def test_a_program_gives_at_every_call_what_the_function_gives(function):
     pair = torch.tensor([0.5, -2.0]), torch.tensor([3.0, 0.25])

@@ -23,6 +23,9 @@ IN_PLACE = {  # elementwise, the result as large as the first operand
     aten.silu.default: aten.silu_.default,
     aten.elu.default: aten.elu_.default,
     aten.leaky_relu.default: aten.leaky_relu_.default,
+    aten.gelu.default: aten.gelu_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.hardswish.default: aten.hardswish_.default,
     aten.clamp.default: aten.clamp_.default,
     aten.clamp_min.default: aten.clamp_min_.default,
     aten.exp.default: aten.exp_.default,
@@ -40,6 +43,7 @@ FRESH = {  # their results share no memory with anything
     *IN_PLACE,
     *IN_PLACE.values(),
 }
+CONVOLUTIONS = {aten.convolution.default, aten.convolution_backward.default}
 VIEWS = {aten.view.default, aten.permute.default, aten.transpose.int, aten.unsqueeze.default, operator.getitem}
 
 
@@ -49,6 +53,7 @@ def write_in_place(traced):
     Its inputs are never written to. Its numbers stay the same bits, but for sums of a product and a bias, whose rounding
     is that of another order.
     """
+    leave_out_copies(traced.graph)
     for node in traced.graph.find_nodes(op="call_function", target=aten.add.Tensor):
         _join_to_product(node)
     traced.graph.eliminate_dead_code()
@@ -57,6 +62,37 @@ def write_in_place(traced):
             node.target = IN_PLACE[node.target]
     traced.recompile()
     return traced
+
+
+def leave_out_copies(graph, changed=()):
+    """Have convolutions read the original of a copy that is laid out as it is: Keras lays out images twice, there and back.
+
+    Args:
+        graph: A `torch.fx.Graph` of ATen operations.
+        changed: Nodes whose memory the graph writes to, of which no copy is left out.
+    """
+    for node in graph.find_nodes(op="call_function", target=aten.clone.default):
+        original = node.args[0]
+        while original.target is aten.clone.default:
+            original = original.args[0]
+        is_read_alone = CONVOLUTIONS.issuperset(user.target for user in node.users) and made_by(original) not in changed
+        if is_read_alone and _layout(node) == _layout(original) is not None:
+            node.replace_all_uses_with(original)
+
+
+def made_by(node):
+    """The node that made the memory of which another node's result is a view."""
+    while node.target is operator.getitem or any(returned.alias_info for returned in _returns(node)):
+        node = node.args[0]
+    return node
+
+
+def _returns(node):
+    return getattr(getattr(node.target, "_schema", None), "returns", ())
+
+
+def _layout(node):
+    return getattr(node.meta.get("tensor_meta"), "stride", None)
 
 
 def _join_to_product(node):

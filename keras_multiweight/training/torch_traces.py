@@ -28,12 +28,15 @@ def _lean(module):
     """Leave out of a graph what is idle without gradients: detaching, copies of constants, and results that no one reads."""
     import torch
 
-    changed = {_source(argument) for node in module.graph.nodes for argument in _written(node)}
+    from keras_multiweight.prediction.inplace import leave_out_copies, made_by
+
+    changed = {made_by(argument) for node in module.graph.nodes for argument in _written(node)}
     for node in list(module.graph.nodes):
         is_copy = node.target is torch.ops.aten.lift_fresh_copy.default and node not in changed
         if is_copy or node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+    leave_out_copies(module.graph, changed)
     module.graph.eliminate_dead_code()
     for node in list(module.graph.nodes):
         _write_over_argument(node)
@@ -94,13 +97,6 @@ def _written(node):
     arguments = zip(_schema(node).arguments, node.args) if _schema(node) else ()
     written = [value for argument, value in arguments if argument.alias_info and argument.alias_info.is_write]
     return tree.flatten(written)
-
-
-def _source(node):
-    """The node that made the tensor that another node views."""
-    while node.target is operator.getitem or (_schema(node) and any(x.alias_info for x in _schema(node).returns)):
-        node = node.args[0]
-    return node
 
 
 def _schema(node):
