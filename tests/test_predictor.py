@@ -300,6 +300,24 @@ def test_strings_are_answered():
     oracle.assert_close(multi.predictor(batch_size=2)(x), oracle.stacked_predictions(models, x, 3)[0])
 
 
+def test_a_way_that_failed_in_the_first_batch_is_not_gone_again():
+    models = oracle.members(mlp)
+    ask = Predictor(kmw.pack(models, verify=False), batch_size=4)
+    last, tried = ask._ways[-1], []
+
+    def fails(call, arrays):
+        tried.append("first")
+        raise NotImplementedError("no such operation")
+
+    def runs(call, arrays):
+        tried.append("second")
+        return last.build(call, arrays)
+
+    ask._ways = [last._replace(name="first", build=fails), last._replace(name="second", build=runs, fixed_rows=True)]
+    oracle.assert_close(ask(data(20)), oracle.stacked_predictions(models, data(20), 20)[0])
+    assert tried == ["first", "second"] and "first" in ask.failed
+
+
 def test_other_dtypes_ranks_and_tensors_are_taken_as_keras_takes_them():
     models = oracle.members(lambda: keras.Sequential([keras.Input((1,)), k.Dense(3)]), 2)
     multi = kmw.pack(models, verify=False)

@@ -254,14 +254,18 @@ class Predictor:
 
     def _answers(self, way, arrays, batch, members):
         """The `Program` that answered, and its outputs as NumPy arrays."""
-        members = min(members, self._sizes.num_members)
-        program = self._programs.get(_key(way, arrays, batch, members))
+        program = self._program(way, arrays, batch, members)
         if program is None:
             with self._lock:
-                program, answers = self._first_answers(way, arrays, batch, members)
-        else:
-            answers = program.run(batch)
-        return program, answers
+                program = self._program(way, arrays, batch, members)  # another thread may have made it
+                if program is None:
+                    return self._first_answers(way, arrays, batch, min(members, self._sizes.num_members))
+        return program, program.run(batch)
+
+    def _program(self, way, arrays, batch, members):
+        """The `Program` that there is for a batch, or None. A way that failed in an earlier batch is not gone again."""
+        way = way if way in self._ways else self._ways[0]
+        return self._programs.get(_key(way, arrays, batch, min(members, self._sizes.num_members)))
 
     def _first_answers(self, way, arrays, batch, members):
         """Make a program, by the first way that makes one that runs: some fail only when they run."""
