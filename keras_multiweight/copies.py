@@ -71,8 +71,9 @@ def _vocabulary(lookup):
     return {"input_vocabulary": words, "input_idf_weights": frequencies.tolist()}
 
 
-def copy_layer(layer, config=None, **changes):
-    """A new unbuilt Keras layer with the same config, another one, or one with changes, and its own weights.
+def copy_layer(layer, config=None, layer_class=None, **changes):
+    """A new unbuilt Keras layer with the same config, another one, or one with changes, and its own weights; it may be
+    of another class that is registered with Keras.
 
     Custom classes and functions need not be registered, and lambdas are taken along: they are those of a live layer. A model
     is compiled as that was, where Keras finds the losses and metrics of users, which need not be registered to be used.
@@ -80,6 +81,8 @@ def copy_layer(layer, config=None, **changes):
     copied = serialized(layer)
     copied.pop("build_config", None)
     copied["config"] = {**(config or copied["config"]), **changes}
+    if layer_class:
+        copied |= {"registered_name": keras.saving.get_registered_name(layer_class), "class_name": layer_class.__name__}
     state = random.getstate()  # Keras draws the seeds of new initialisers from it
     try:
         with keras.saving.CustomObjectScope(_custom_objects(layer)):

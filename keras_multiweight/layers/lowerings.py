@@ -152,6 +152,14 @@ def _shifted(x, kernel, *moves):
     return ops.reshape(y, (*y.shape[:-2], channels * multiplier))
 
 
+MOST_WINDOWS = 16  # places of a pooling window that are compared one by one
+
+
+def pools_by_windows(places):
+    """Whether to predict the maximum over so many places of a window as that of slices, as TensorFlow's own is fast."""
+    return places <= MOST_WINDOWS and keras.backend.backend() in ("jax", "torch") and on_cpu()
+
+
 def on_cpu():
     """Whether the backend computes on a CPU."""
     backend = keras.backend.backend()

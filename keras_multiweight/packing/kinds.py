@@ -53,9 +53,23 @@ def rowwise(trace, members, *args, **kwargs):
 @_treats_rows_alone
 def channelwise(trace, members, *args, **kwargs):
     """Never mixes channels: members may be more channels, if these are last."""
+    return _channelwise(trace, members, None, args, kwargs)
+
+
+def channelwise_by(layer_class):
+    """The same, by a layer of another class."""
+
+    @_treats_rows_alone
+    def rule(trace, members, *args, **kwargs):
+        return _channelwise(trace, members, layer_class, args, kwargs)
+
+    return rule
+
+
+def _channelwise(trace, members, layer_class, args, kwargs):
     last = getattr(members.template, "data_format", None) in (None, "channels_last")
     allowed = (SHARED, FOLDED, GROUPED) if last else (SHARED, FOLDED)
-    return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs)
+    return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs, layer_class)
 
 
 @_treats_rows_alone
@@ -116,11 +130,11 @@ def has_known_activation(layer):
     return getattr(getattr(layer, "activation", None), "__module__", "keras.").startswith("keras.")
 
 
-def _weightless(trace, members, kind, layout, args, kwargs):
+def _weightless(trace, members, kind, layout, args, kwargs, layer_class=None):
     if getattr(members.template, "activity_regularizer", None) is not None:
         return vectorized(trace, members, *args, **kwargs)  # Keras divides the penalty by the rows it sees
     args, kwargs = trace.to((args, kwargs), layout)
-    return trace.mark(trace.ordinary(members, kind)(*args, **kwargs), layout)
+    return trace.mark(trace.ordinary(members, kind, layer_class)(*args, **kwargs), layout)
 
 
 def _works_along_rows(layer, rank):

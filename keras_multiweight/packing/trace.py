@@ -109,12 +109,16 @@ class Trace:
                 self.slots[id(weight)] = [layer.name, index]
         return self.layers[key]
 
-    def ordinary(self, members, kind):
-        """A copy of a layer or operation, which serves all members: it has no weights, or those that all members have."""
+    def ordinary(self, members, kind, layer_class=None):
+        """A copy of a layer or operation, which serves all members: it has no weights, or those that all members have.
+
+        Args:
+            layer_class: Another class for the copy, which takes the same config.
+        """
         template = members.template
 
         def make():
-            layer = copy_layer(template, name=self.unique_name(members.path))
+            layer = copy_layer(template, layer_class=layer_class, name=self.unique_name(members.path))
             if getattr(template, "weights", None):
                 build_by_plan(layer, build_plan(template))
                 set_all_weights(layer, members.take_shared_weights())
