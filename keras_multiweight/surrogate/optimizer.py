@@ -324,7 +324,8 @@ class SurrogateOptimizer:
         """Give member `i` the mean of its weights and those of its fork `j`, if that predicts its data better.
 
         Returns:
-            bool, whether it did.
+            bool, whether it did. It does not where the two are in different groups, as they may be some evaluations later:
+            then they see different data, in different coordinates.
         """
         return self._search.merge(self.pool, i, j)
 

@@ -284,8 +284,11 @@ class Search:
 
     def merge(self, pool, i, j):
         """See `SurrogateOptimizer.merge`."""
-        if j not in self._group(i) or i == j:
-            raise ValueError(f"Members of one group merge: {i} with one of {self._group(i).tolist()}. Received: j={j}.")
+        group = self._group(i)
+        if i == j or not 0 <= j < self.ensemble.num_members:
+            raise ValueError(f"A member merges with another, by number. Received: i={i}, j={j}.")
+        if j not in group:
+            return False
         before, error = self.ensemble.weights, self._errors(pool)[i]
         self.ensemble.weights = before.copy()
         self.ensemble.weights[i] = (before[i] + before[j]) / 2
