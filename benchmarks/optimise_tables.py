@@ -118,7 +118,7 @@ def many_optima(rows, lead="members-8"):
     for m, cells in found.items():
         if m in AGAINST:
             p = [p_value(ours, row) if ours and row else "" for ours, row in zip(found[lead], cells)]
-            lines.append([f"p, {label(lead)} below {label(m)}", *p])
+            lines += [[f"p, {label(lead)} below {label(m)}", *p]] if any(p) else []
     printed(["regret after 500", *MANY_OPTIMA], lines)
 
 
