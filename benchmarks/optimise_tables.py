@@ -3,11 +3,12 @@
     python benchmarks/optimise_tables.py
 
 p is Wilcoxon's signed-rank test, one-sided, that the regrets of the leading row are smaller: a seed is one function and, for
-networks, one initial design, so that runs are compared in pairs, on the seeds that both rows have.
+networks, one initial design, so that runs are compared in pairs, on the seeds that both rows have. Rows that have none in
+common with the leading one are of an earlier measurement, and marked by a star.
 """
 
 import numpy as np
-from optimise import read
+from optimise import FIRST_SEED, read
 from optimise_peers import PEERS
 from scipy.stats import fisher_exact, wilcoxon
 
@@ -19,10 +20,12 @@ NAMES = {"members-0": "networks off", "members-1": "1 network"}
 MANY_OPTIMA = [f"{name}-{dim}" for dim in (10, 20) for name in ("ackley", "levy", "rastrigin")]
 
 
-def label(method):
+def label(method, *rows):
+    """What a method is called, with a star if any of its rows is of earlier seeds."""
     _, _, own = method.partition("members-")
     number, _, kind = own.partition("-")
-    return NAMES.get(method) or (f"{number} networks{f' with {kind}' * bool(kind)}" if own else method)
+    name = NAMES.get(method) or (f"{number} networks{f' with {kind}' * bool(kind)}" if own else method)
+    return name + "\\*" * any(row["seeds"][0] != FIRST_SEED for row in rows if row)
 
 
 def end(row):
@@ -43,9 +46,10 @@ def paired(*rows):
 
 
 def p_value(lead, row):
-    if row is lead:
+    ours, others = paired(lead, row)
+    if row is lead or not ours:
         return ""
-    p = wilcoxon(*paired(lead, row), alternative="less").pvalue
+    p = wilcoxon(ours, others, alternative="less").pvalue
     return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
 
 
@@ -72,7 +76,13 @@ def printed(head, lines):
 def hartmann(rows, budget, lead, at):
     found = {m: rows["hartmann", 0.0, budget, m] for m in METHODS if ("hartmann", 0.0, budget, m) in rows}
     lines = [
-        [label(m), runs(row), *(median(row, n) for n in at), *(f"{s:.2f}" for s in shares(row)), p_value(found[lead], row)]
+        [
+            label(m, row),
+            runs(row),
+            *(median(row, n) for n in at),
+            *(f"{s:.2f}" for s in shares(row)),
+            p_value(found[lead], row),
+        ]
         for m, row in found.items()
     ]
     printed([f"Hartmann-6, {budget} calls", "runs", *(f"@{n}" for n in at), "regret < 0.01", "distance < 0.1", "p"], lines)
@@ -96,7 +106,7 @@ def against_ablations(found, m):
 
 def noise(rows, lead="members-8"):
     found = {m: rows["hartmann", 0.25, 300, m] for m in METHODS if ("hartmann", 0.25, 300, m) in rows}
-    lines = [[label(m), runs(row), median(row), p_value(found[lead], row)] for m, row in found.items()]
+    lines = [[label(m, row), runs(row), median(row), p_value(found[lead], row)] for m, row in found.items()]
     printed(["Hartmann-6, noise of sd 0.25, 300 calls", "runs", "true regret of what is recommended", "p"], lines)
 
 
@@ -104,11 +114,11 @@ def many_optima(rows, lead="members-8"):
     """Medians, and beneath them the p-values against each."""
     found = {m: [rows.get((problem, 0.0, 500, m)) for problem in MANY_OPTIMA] for m in METHODS}
     found = {m: cells for m, cells in found.items() if any(cells)}
-    lines = [[label(m), *(median(row) if row else "" for row in cells)] for m, cells in found.items()]
+    lines = [[label(m, *cells), *(median(row) if row else "" for row in cells)] for m, cells in found.items()]
     for m, cells in found.items():
         if m in AGAINST:
             p = [p_value(ours, row) if ours and row else "" for ours, row in zip(found[lead], cells)]
-            lines.append([f"p, {label(lead)} below {label(m)}", *p])
+            lines += [[f"p, {label(lead)} below {label(m)}", *p]] if any(p) else []
     printed(["regret after 500", *MANY_OPTIMA], lines)
 
 

@@ -249,6 +249,20 @@ def test_recommended_point_of_a_noisy_function_is_nearer_to_the_optimum_than_the
     assert (recommended < best).all() and recommended.mean() < best.mean() / 2
 
 
+def test_with_noise_one_region_has_all_members_and_a_batch_lies_further_apart():
+    x, nearest = np.random.default_rng(0).uniform(-1, 1, (40, 3)), []
+    for noise in (0.0, 0.1):
+        optimizer = make([(-1, 1)] * 3, noise=noise)
+        optimizer.tell(x, ((x - 0.2) ** 2).sum(axis=1))
+        asked = optimizer.space.encode(optimizer.ask(6))
+        apart = np.sqrt(((asked[:, None] - asked) ** 2).mean(axis=2)) + np.eye(6)
+        nearest.append(apart.min())
+    assert nearest[1] >= search.NOISY_GAP * np.mean(optimizer._search.frames[0].high - optimizer._search.frames[0].low) / 2
+    assert nearest[1] > nearest[0]
+    assert [len(members) for members in optimizer._search.groups] == [3, 0]
+    assert (optimizer._search.frames[0].contains(asked)).all()
+
+
 def counted(optimizer, monkeypatch):
     """Which programs of the ensemble run, and with what."""
     calls, ensemble = [], optimizer._search.ensemble
@@ -349,6 +363,22 @@ def test_fork_goes_on_apart_and_merges_where_that_predicts_better():
         optimizer._search.ensemble.weights[[i, j]] = weights_i, weights_j
         assert optimizer.merge(i, j) is merges
         np.testing.assert_allclose(weights(optimizer)[i], good, atol=1e-5)
+
+
+def test_members_that_have_come_to_different_groups_do_not_merge():
+    """When a valley is found, members that were of one group are of three."""
+    optimizer = make(num_members=6)
+    optimizer.minimize(bowl, 24)
+    optimizer.ask(1)
+    j = optimizer.fork(0, 5)
+    optimizer._search.niches.is_valley = True
+    assert j not in optimizer._search._group(0)
+    before = weights(optimizer).copy()
+    assert not optimizer.merge(0, j)
+    np.testing.assert_array_equal(weights(optimizer), before)
+    for other in (0, 6):
+        with pytest.raises(ValueError, match="A member merges with another"):
+            optimizer.merge(0, other)
 
 
 def test_records_have_a_row_an_evaluation(optimizer):

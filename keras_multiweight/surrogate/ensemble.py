@@ -74,8 +74,13 @@ class PackedEnsemble:
         start = [ops.convert_to_numpy(v).reshape(self.num_members, -1) for v in self.model.trainable_variables]
         weights = np.concatenate(start, axis=1)
         dense = np.random.default_rng(seed).random(weights.shape) >= self._sparsity
-        self.seed, self.weights = seed, (weights * dense * self._exists).astype("float32")
-        self.slots = np.zeros((2, *weights.shape), "float32")
+        self.seed, self._first = seed, (weights * dense * self._exists).astype("float32")
+        self.begin_anew()
+
+    def begin_anew(self):
+        """Forget what was learned: the weights are again those before all training."""
+        self.weights = self._first.copy()
+        self.slots = np.zeros((2, *self.weights.shape), "float32")
         self.steps = np.zeros((self.num_members, 1), "float32")
 
     def _check(self, dim):

@@ -7,7 +7,7 @@ from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
 from keras_multiweight.surrogate.members import groups
 from keras_multiweight.surrogate.pool import BETWEEN, WHOLE
-from keras_multiweight.surrogate.regions import LARGEST, Niches
+from keras_multiweight.surrogate.regions import LARGEST, Niches, Region
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
@@ -15,8 +15,9 @@ STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
 TURNS = "CLLLLOLLOL"  # whose turn it is: the whole cube, the leading region, another region
 LOOK, PLACES = 15, (0.4, 0.6, 0.5)  # turns from one look for a valley between regions to the next, and where it is
-GAP = 0.1  # of half a box: how far the candidates of one batch are apart, root mean square
-CONSENSUS = 20  # points whose middle is recommended where the function is noisy
+GAP, NOISY_GAP = 0.1, 0.5  # of half a box, without and with noise: how far a batch is apart, root mean square
+MIDDLE, RECALLED = 20, 4  # told points round whose middle one is recommended, and windows that are learned for it
+JUDGED, CONSENSUS = 2048, 40  # points drawn there, and those of which the middle is recommended
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
 
 
@@ -39,7 +40,7 @@ class Search:
         self.ensemble, self.rng, self.noise, self.acquisitions = ensemble, rng, noise, acquisitions
         num_members = ensemble.num_members if ensemble else 0
         num_local = num_members - len(groups(num_members, 1)[1])
-        self.num_regions = min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
+        self.num_regions = 1 if noise else min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(8, width), floor=2 * noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
@@ -47,7 +48,14 @@ class Search:
     @property
     def groups(self):
         """For each region the numbers of its members, and at the end those of the whole cube."""
-        return groups(self.ensemble.num_members if self.ensemble else 0, self.num_regions, self.niches.alone())
+        return groups(self.ensemble.num_members if self.ensemble else 0, self.num_regions, self.alone())
+
+    def alone(self):
+        """The number of the region that has all members and calls, or None.
+
+        With noise there is but one: to tell which of two maxima is higher takes more calls than it brings.
+        """
+        return 0 if self.noise else self.niches.alone()
 
     # ---- learning ----
 
@@ -93,10 +101,26 @@ class Search:
         return expected
 
     def consensus(self, pool):
-        """(D,): the middle of the points that the members expect to be the best, of those round the very best."""
+        """(D,) and a number: the middle of where all members together expect the most, and how much. It changes them.
+
+        In a run each learns some of the noise by heart. Here all learn anew, from all that is known round the best.
+        """
+        frame, shape = self._best_frame(pool), (RECALLED * self.window, self.ensemble.num_members)
+        heights, share = pool.heights[frame.rows], np.full(len(frame.rows), 1 / len(frame.rows))
+        data = survey.windows(frame.to_own(pool.unit[frame.rows]), normalised(heights), share, shape, self.rng)
+        self.ensemble.begin_anew()
+        self.ensemble.train(*data, PRETRAIN_STEPS)
+        drawn, frames = self.rng.uniform(frame.low, frame.high, (JUDGED, len(frame.low))), [frame] * len(self.groups)
+        best = np.argsort(-self._outputs(frames, drawn).mean(axis=1), kind="stable")[:CONSENSUS]
+        point = pool.space.snapped(drawn[best].mean(axis=0)[None])
+        return point[0], float(denormalised(self._outputs(frames, point).mean(), heights))
+
+    def _best_frame(self, pool):
+        """A box round the middle of the points that the members expect to be the best, of those round the very best."""
         expected = self.expected(pool)
         near = np.flatnonzero(np.abs(pool.unit - pool.unit[expected.argmax()]).max(axis=1) <= LARGEST)
-        return pool.unit[near[np.argsort(-expected[near], kind="stable")[:CONSENSUS]]].mean(axis=0)
+        middle = pool.unit[near[np.argsort(-expected[near], kind="stable")[:MIDDLE]]].mean(axis=0)
+        return box_of(Region(middle, expected.max(), middle, half=LARGEST / 2), pool.unit, RECALLED * self.window)
 
     def answers(self, frames, unit, known):
         """(n, N): what every member predicts at points, as heights, each in its group's frame."""
@@ -224,7 +248,7 @@ class Search:
         number = self._group_in_turn()
         points, predictions = groups[number]
         frame = self.frames[number]
-        gap = GAP * float(np.mean(frame.high - frame.low)) / 2
+        gap = (NOISY_GAP if self.noise else GAP) * float(np.mean(frame.high - frame.low)) / 2
         order = self._order(points, predictions)
         if not frame.is_cube:
             order = order[self.niches.owns(number, points[order])]
@@ -234,7 +258,7 @@ class Search:
 
     def _group_in_turn(self):
         ranked, whole = self.niches.ranked(), self.num_regions
-        turn = TURNS[self.turn % len(TURNS)] if self.niches.alone() is None else "L"
+        turn = TURNS[self.turn % len(TURNS)] if self.alone() is None else "L"
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
@@ -260,8 +284,11 @@ class Search:
 
     def merge(self, pool, i, j):
         """See `SurrogateOptimizer.merge`."""
-        if j not in self._group(i) or i == j:
-            raise ValueError(f"Members of one group merge: {i} with one of {self._group(i).tolist()}. Received: j={j}.")
+        group = self._group(i)
+        if i == j or not 0 <= j < self.ensemble.num_members:
+            raise ValueError(f"A member merges with another, by number. Received: i={i}, j={j}.")
+        if j not in group:
+            return False
         before, error = self.ensemble.weights, self._errors(pool)[i]
         self.ensemble.weights = before.copy()
         self.ensemble.weights[i] = (before[i] + before[j]) / 2
