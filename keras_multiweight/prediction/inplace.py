@@ -9,6 +9,7 @@ import math
 import operator
 
 import torch
+from keras import tree
 
 aten = torch.ops.aten
 
@@ -64,31 +65,38 @@ def write_in_place(traced):
     return traced
 
 
-def leave_out_copies(graph, changed=()):
+def leave_out_copies(graph):
     """Have convolutions read the original of a copy that is laid out as it is: Keras lays out images twice, there and back.
 
-    Args:
-        graph: A `torch.fx.Graph` of ATen operations.
-        changed: Nodes whose memory the graph writes to, of which no copy is left out.
+    Of what a `torch.fx.Graph` of ATen operations writes to, no copy is left out.
     """
+    changed = written_to(graph)
     for node in graph.find_nodes(op="call_function", target=aten.clone.default):
         original = node.args[0]
         while original.target is aten.clone.default:
             original = original.args[0]
-        is_read_alone = CONVOLUTIONS.issuperset(user.target for user in node.users) and made_by(original) not in changed
+        is_read_alone = CONVOLUTIONS.issuperset(user.target for user in node.users) and _made_by(original) not in changed
         if is_read_alone and _layout(node) == _layout(original) is not None:
             node.replace_all_uses_with(original)
 
 
-def made_by(node):
+def written_to(graph):
+    """The nodes that made the memory that operations of a graph write to."""
+    pairs = [(schema_of(node), node.args) for node in graph.nodes if schema_of(node)]
+    arguments = [pair for schema, args in pairs for pair in zip(schema.arguments, args)]
+    written = [value for argument, value in arguments if argument.alias_info and argument.alias_info.is_write]
+    return set(map(_made_by, tree.flatten(written)))
+
+
+def _made_by(node):
     """The node that made the memory of which another node's result is a view."""
-    while node.target is operator.getitem or any(returned.alias_info for returned in _returns(node)):
+    while node.target is operator.getitem or (schema_of(node) and any(y.alias_info for y in schema_of(node).returns)):
         node = node.args[0]
     return node
 
 
-def _returns(node):
-    return getattr(getattr(node.target, "_schema", None), "returns", ())
+def schema_of(node):
+    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
 
 
 def _layout(node):

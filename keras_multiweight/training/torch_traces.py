@@ -28,15 +28,15 @@ def _lean(module):
     """Leave out of a graph what is idle without gradients: detaching, copies of constants, and results that no one reads."""
     import torch
 
-    from keras_multiweight.prediction.inplace import leave_out_copies, made_by
+    from keras_multiweight.prediction.inplace import leave_out_copies, written_to
 
-    changed = {made_by(argument) for node in module.graph.nodes for argument in _written(node)}
+    changed = written_to(module.graph)
     for node in list(module.graph.nodes):
         is_copy = node.target is torch.ops.aten.lift_fresh_copy.default and node not in changed
         if is_copy or node.target is torch.ops.aten.detach.default:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
-    leave_out_copies(module.graph, changed)
+    leave_out_copies(module.graph)
     module.graph.eliminate_dead_code()
     for node in list(module.graph.nodes):
         _write_over_argument(node)
@@ -64,7 +64,9 @@ def _in_place(node):
     """The operation that writes over its first argument what that of a node returns, `add_` for `add`, or None."""
     import torch
 
-    schema = _schema(node)
+    from keras_multiweight.prediction.inplace import schema_of
+
+    schema = schema_of(node)
     if not _is_new(node):
         return None
     packet = getattr(torch.ops.aten, node.target.overloadpacket.__name__ + "_", None)
@@ -88,16 +90,7 @@ def _can_hold(node, argument, result):
 
 def _is_new(node):
     """Whether an operation returns memory of its own."""
-    schema = _schema(node)
+    from keras_multiweight.prediction.inplace import schema_of
+
+    schema = schema_of(node)
     return schema is not None and not schema.is_mutable and not any(returned.alias_info for returned in schema.returns)
-
-
-def _written(node):
-    """The nodes whose tensors an operation changes in place."""
-    arguments = zip(_schema(node).arguments, node.args) if _schema(node) else ()
-    written = [value for argument, value in arguments if argument.alias_info and argument.alias_info.is_write]
-    return tree.flatten(written)
-
-
-def _schema(node):
-    return getattr(node.target, "_schema", None) if node.op == "call_function" else None
