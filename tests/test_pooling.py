@@ -41,7 +41,6 @@ def test_pooled_numbers_are_each_members_own_bits(kind):
     assert not any(type(layer).__name__.startswith("Windowed") for layer in multi.member(0).layers)
     for received, expected in zip(multi.predictor()(x)[:2], oracle.stacked_predictions(models, x, ROWS), strict=False):
         oracle.assert_close(received[1:], expected[1:])
-        assert np.isnan(received[0]).any() == np.isnan(expected[0]).any()
     np.testing.assert_array_equal(multi.predictor()(x)[0], oracle.stacked_predictions(models, x, ROWS)[0])
 
 

@@ -27,7 +27,6 @@ from keras_multiweight.layers.norm import (
     MultiNormalization,
     MultiRMSNormalization,
 )
-from keras_multiweight.layers.pooling import WindowedMaxPooling1D, WindowedMaxPooling2D, WindowedMaxPooling3D
 from keras_multiweight.layers.prelu import MultiPReLU
 from keras_multiweight.layers.random import (
     MultiAlphaDropout,

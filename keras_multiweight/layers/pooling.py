@@ -1,8 +1,8 @@
 """Maximum pooling that predicts as fast as the backend can. B rows, C channels.
 
-Torch copies images to channels first before it pools them, and both torch and XLA compare number by number: on CPUs the
-maximum of what each place of the window sees takes a twentieth to two thirds of the time. The numbers are the same. Training
-pools as Keras does, as the gradients of equal numbers are not.
+Torch copies images to channels first before it pools them, and compares number by number: on CPUs the maximum of what each
+place of the window sees takes a twentieth to a third of the time. The numbers are the same. Training pools as Keras does, as
+the gradients of equal numbers are not.
 """
 
 import functools

@@ -3,6 +3,7 @@
 from keras import layers as k
 
 from keras_multiweight import layers as multi
+from keras_multiweight.layers import pooling
 from keras_multiweight.packing import kinds, wrappers
 from keras_multiweight.registry import PACKING, register_rule
 
@@ -23,9 +24,9 @@ LAYERS = {
         k.AdaptiveMaxPooling1D, k.AdaptiveMaxPooling2D, k.AdaptiveMaxPooling3D,
         k.UpSampling1D, k.UpSampling2D, k.UpSampling3D, k.ZeroPadding1D, k.ZeroPadding2D, k.ZeroPadding3D,
     ],
-    kinds.channelwise_by(multi.WindowedMaxPooling1D): [k.MaxPooling1D],
-    kinds.channelwise_by(multi.WindowedMaxPooling2D): [k.MaxPooling2D],
-    kinds.channelwise_by(multi.WindowedMaxPooling3D): [k.MaxPooling3D],
+    kinds.channelwise_by(pooling.WindowedMaxPooling1D): [k.MaxPooling1D],
+    kinds.channelwise_by(pooling.WindowedMaxPooling2D): [k.MaxPooling2D],
+    kinds.channelwise_by(pooling.WindowedMaxPooling3D): [k.MaxPooling3D],
     kinds.merging: [k.Add, k.Average, k.Maximum, k.Minimum, k.Multiply, k.Subtract],
     kinds.each_own(multi.MultiAlphaDropout, kinds.dropout): [k.AlphaDropout],
     kinds.each_own(multi.MultiDropout, kinds.dropout): [k.Dropout],
