@@ -104,8 +104,9 @@ class Sizes:
         if threads:
             return min(even, most) if rows > min(even, most) else None
         least = math.ceil(dealt.least * self.num_members / self._widest)
-        size = min(max(even, least), dealt.rows, most)
-        fits = size < rows and size * self._largest_weight <= dealt.product
+        size = min(max(even, least), max(dealt.rows, dealt.all // self._widest), most)
+        size = math.ceil(rows / (math.ceil(rows / (count * size)) * count))  # as much for each core
+        fits = size < rows and min(size, dealt.rows) * self._largest_weight <= dealt.product
         return size if fits and self._widest * rows > self._cached.whole else None
 
     def chunks(self, members):
