@@ -62,10 +62,10 @@ def test_of_equal_numbers_the_same_is_trained(kind):
         kernel[1] = 0.0
         model.set_weights([kernel, *others])
     multi = kmw.pack(models, verify=False)
-    multi.compile(keras.optimizers.SGD(0.1), "mse")
+    multi.compile(keras.optimizers.SGD(0.01), "mse")
     multi.train_on_batch(x, y)
     for i, model in enumerate(models):
-        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.compile(keras.optimizers.SGD(0.01), "mse")
         model.train_on_batch(x, y)
         for received, expected in zip(multi.member_weights(i), model.get_weights(), strict=True):
             oracle.assert_close(received, expected)
