@@ -98,7 +98,7 @@ class Sizes:
     def dealt(self, rows, most, threads=None):
         """How many of so many rows, at most `most`, each core takes at a time; None where cores share each batch."""
         count, dealt = threads or lowerings.cores(), self._cached.dealt if self._cached else None
-        if self.num_members == 1 or count == 1 or (dealt is None and threads is None):
+        if not rows or self.num_members == 1 or count == 1 or (dealt is None and threads is None):
             return None
         even = max(math.ceil(rows / count), 2)  # of one row nothing would tell whether rows meet
         if threads:
