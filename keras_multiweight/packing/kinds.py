@@ -50,26 +50,19 @@ def rowwise(trace, members, *args, **kwargs):
     return _weightless(trace, members, "rowwise", _one_of(trace, args, kwargs, (SHARED, FOLDED)), args, kwargs)
 
 
-@_treats_rows_alone
-def channelwise(trace, members, *args, **kwargs):
-    """Never mixes channels: members may be more channels, if these are last."""
-    return _channelwise(trace, members, None, args, kwargs)
-
-
 def channelwise_by(layer_class):
-    """The same, by a layer of another class."""
+    """Never mixes channels: members may be more channels, if these are last. `layer_class`: another class for the layer."""
 
     @_treats_rows_alone
     def rule(trace, members, *args, **kwargs):
-        return _channelwise(trace, members, layer_class, args, kwargs)
+        last = getattr(members.template, "data_format", None) in (None, "channels_last")
+        allowed = (SHARED, FOLDED, GROUPED) if last else (SHARED, FOLDED)
+        return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs, layer_class)
 
     return rule
 
 
-def _channelwise(trace, members, layer_class, args, kwargs):
-    last = getattr(members.template, "data_format", None) in (None, "channels_last")
-    allowed = (SHARED, FOLDED, GROUPED) if last else (SHARED, FOLDED)
-    return _weightless(trace, members, "channelwise", _one_of(trace, args, kwargs, allowed), args, kwargs, layer_class)
+channelwise = channelwise_by(None)
 
 
 @_treats_rows_alone
