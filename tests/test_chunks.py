@@ -13,6 +13,7 @@ from test_pack import inputs_for, tolerance_of
 from test_predictor import CountsCalls, mixed, mixed_data, mlp
 
 import keras_multiweight as kmw
+from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.tuned import Tuned
 
 MEMBERS = 5  # no multiple of the chunks
@@ -174,6 +175,14 @@ def test_an_estimate_says_what_predicting_takes(wide):
     assert whole.total == whole.weights + whole.activations + whole.answers
     assert cut.batch_size < 500 and cut.member_chunk < 8
     assert "8 members on 500 rows" in str(whole)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch shares the members of a chunk among the cores")
+@pytest.mark.parametrize("members, cores, chunk", [(30, 1, 15), (30, 2, 10), (50, 2, 10), (50, 4, 4)])
+def test_a_chunk_gives_each_core_as_many_members(members, cores, chunk, monkeypatch):
+    monkeypatch.setattr(lowerings, "cores", lambda: cores)
+    network = keras.Sequential([keras.Input((4,)), k.Dense(64, activation="relu"), k.Dense(1)])
+    assert kmw.replicate(network, members, seed=0).estimate(1024).member_chunk == chunk
 
 
 def test_a_limit_of_memory_is_met_by_smaller_parts(wide):

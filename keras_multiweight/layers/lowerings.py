@@ -6,6 +6,7 @@ import functools
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_multiweight.layers.windows import windows
@@ -177,6 +178,18 @@ def on_cpu():
 
 
 @functools.cache
+@functools.cache
+def keep_freed_memory():
+    """Have the C library keep up to 64 MB of what torch frees for what it asks for next.
+
+    Torch takes fresh memory for each result. glibc gives what is freed back to the system, which then maps and clears it
+    anew, unless twice the largest block freed before is more (mallopt(3), M_MMAP_THRESHOLD; blocks of up to 32 MB count).
+    Freeing one large block that was never written to is enough.
+    """
+    if keras.backend.backend() == "torch":
+        np.empty(31 * 2**20, "uint8")
+
+
 def device_kind():
     """What the table of costs calls the device that the backend computes on."""
     return "cpu" if on_cpu() else "gpu"

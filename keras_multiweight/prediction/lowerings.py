@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_multiweight.copies import all_layers
 from keras_multiweight.layers.base import MultiLayer
-from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, on_cpu
+from keras_multiweight.layers.lowerings import MOST_SIDE_BY_SIDE, keep_freed_memory, on_cpu
 from keras_multiweight.prediction.calls import PureCall
 
 
@@ -111,6 +111,7 @@ class Cached(NamedTuple):
         few: Of so many members at most a chunk is not worth its while: then they run one by one.
         beside: How many chunks a step of the loop over them computes.
         copies: How many numbers out of the caches cost what the copy of a weight for its chunk does.
+        shared: Whether the cores share the members of a chunk.
         dealt: Where rows too many for `whole` are dealt to the cores, else None.
     """
 
@@ -122,6 +123,7 @@ class Cached(NamedTuple):
     few: int = 0
     beside: int = 1
     copies: float = 1 / 8
+    shared: bool = False
     dealt: Dealt | None = None
 
 
@@ -294,6 +296,7 @@ def _torch(call, arrays, inductor):
     """
     import torch
 
+    keep_freed_memory()
     pure, chunks = PureCall(call), call.chunks
     device = ops.zeros(()).device
 
@@ -367,7 +370,7 @@ _CACHED = (  # what the names of a model's layers contain, and by backend what s
         {
             "tensorflow": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
             "jax": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
-            "torch": Cached(2**19, 2**19, 4, 16),
+            "torch": Cached(2**20, 2**20, 4, 16, shared=True),
         },
     ),
 )

@@ -80,6 +80,7 @@ class Sizes:
         self._bytes = _itemsize(model.compute_dtype)
         self._cached = lowerings.cached(model)
         self._widest = max(_widest(model), 1)
+        self._lanes = lowerings.cores() if self._cached and self._cached.shared else 1
         self.beside = self._cached.beside if self._cached and self.num_members > 1 else 1  # chunks
         self._border = sum(map(_size_a_row, tree.flatten(model.outputs)))
         sizes = [math.prod(v.shape) for v in model.variables]
@@ -93,7 +94,7 @@ class Sizes:
         count = min(member_chunk or self._cached_members(rows, threads), self.num_members)
         while count > 1 and not self.fit(rows, count, memory_limit, threads):
             count = math.ceil(count / 2)
-        return count if member_chunk else _evenly(self.num_members, count)
+        return count if member_chunk else _evenly(self.num_members, count, self._lanes)
 
     def dealt(self, rows, most, threads=None):
         """How many of so many rows, at most `most`, each core takes at a time; None where cores share each batch."""
@@ -191,9 +192,16 @@ def memory_limit_in_bytes(memory_limit):
     return None if free is None else int(PART_OF_FREE * free)
 
 
-def _evenly(total, most):
-    """The size of chunks, at most so large, with which all cost least: the last one is filled up by members once more."""
-    return min(range(most, 0, -1), key=lambda size: math.ceil(total / size) * (size + CHUNK_COSTS))
+def _evenly(total, most, lanes):
+    """The size of chunks, at most so large, with which all cost least: the last one is filled up by members once more.
+
+    So many lanes compute the members of a chunk, as many each: where none is left for the last lanes, these wait.
+    """
+
+    def cost(size):
+        return math.ceil(total / size) * (math.ceil(size / lanes) * lanes + CHUNK_COSTS)
+
+    return min(range(most, 0, -1), key=cost)
 
 
 def _power_of_two(number):

@@ -6,7 +6,7 @@ import keras
 from keras import ops, tree
 
 from keras_multiweight.arrays import are_arrays, without_pandas
-from keras_multiweight.layers.lowerings import gradients_in_order
+from keras_multiweight.layers.lowerings import gradients_in_order, keep_freed_memory
 from keras_multiweight.training import lowerings
 from keras_multiweight.training.arguments import CompileArguments, arguments_of
 from keras_multiweight.training.batches import class_weights
@@ -247,6 +247,7 @@ class MemberTrainer(ScoredModel):
 
     def _guarded(self):
         """A scope of training or evaluation that leaves a whole model, however it ends."""
+        keep_freed_memory()
         return lowerings.values_kept([*self.variables, *self.optimizer.variables, *self.metrics_variables])
 
     def _check_compiled(self):
