@@ -68,6 +68,15 @@ def test_dealt_batches_answer_as_the_members_do_in_order(rows):
     assert "MainThread" in names and (len(names) > 1) == (rows > 2)
 
 
+def test_a_core_takes_all_its_rows_where_products_are_large_and_memory_allows(two_cores):
+    layers = [keras.Input((4,)), k.Dense(64, activation="tanh"), k.Dense(64), k.Dense(1)]
+    multi = kmw.replicate(keras.Sequential(layers), 20, seed=0)
+    found = {rows: multi.estimate(rows).batch_size for rows in (2048, 4096, 16384, 32768)}
+    assert found == {2048: 512, 4096: 2048, 16384: 8192, 32768: 8192}
+    small = multi.estimate(16384, memory_limit=4e6)
+    assert (small.batch_size, small.threads) == (745, 2) and small.activations <= 4e6
+
+
 def test_many_rows_of_many_narrow_members_are_dealt_one_member_after_another(two_cores):
     multi = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(64, activation="tanh"), k.Dense(1)]), 20, seed=0)
     estimates = {rows: multi.estimate(rows) for rows in (800, 900, 5000)}

@@ -87,6 +87,8 @@ class Dealt(NamedTuple):
         rows: How many rows a core takes at a time, at most.
         least: How many numbers a layer of one member gives for them at least, or a call for each costs too much.
         all: How many numbers a layer of all members should give for them; a core takes more rows for it.
+        large: Of how many multiplications a member's product is at least, where a core takes all its rows at once: XLA
+            splits products of a medium size, which takes longer than it saves.
         chunk: As that of `Cached`, for one core; None: the same.
         product: Of how many multiplications for a batch a member's product may be at most: larger ones XLA deals itself.
     """
@@ -96,6 +98,7 @@ class Dealt(NamedTuple):
     chunk: int | None = None
     product: float = math.inf
     all: int = 0
+    large: float = math.inf
 
 
 class Cached(NamedTuple):
@@ -345,7 +348,7 @@ _WAYS = {  # by whether to compile
     "torch": {True: (_INDUCTOR, _TRACED, _EAGER), False: (_TRACED, _EAGER)},
 }
 
-_ALONE = Dealt(512, 2**13, chunk=2**15, product=5 * 2**20, all=2**20)  # one member after another
+_ALONE = Dealt(512, 2**13, chunk=2**15, product=5 * 2**20, all=2**20, large=2**23)  # one member after another
 
 _CACHED = (  # what the names of a model's layers contain, and by backend what stays in the caches: the first counts
     (

@@ -21,7 +21,7 @@ from keras_multiweight.prediction.batches import (
 )
 from keras_multiweight.prediction.calls import ChunkedCall, ModelCall
 from keras_multiweight.prediction.chunks import Chunks
-from keras_multiweight.prediction.sizes import Sizes, memory_limit_in_bytes
+from keras_multiweight.prediction.sizes import MOST_ROWS, Sizes, memory_limit_in_bytes
 from keras_multiweight.prediction.tuned import nearest
 
 
@@ -111,6 +111,7 @@ class Predictor:
         self.memory_limit = memory_limit_in_bytes(memory_limit)
         self._sizes = Sizes(model)
         self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
+        self._most_dealt = batch_size or most_rows or MOST_ROWS
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
         self._failed = {}  # the name of what was tried -> error
@@ -173,7 +174,7 @@ class Predictor:
         ask = self._tuned_for(rows)
         if ask is not self:
             return ask.estimate(rows)
-        cut = self._best_cut(self._ways[0], rows, self._limit)
+        cut = self._best_cut(self._ways[0], rows)
         return self._sizes.estimate(rows, cut.rows, cut.members, cut.threads)
 
     # ---- batches ----
@@ -184,7 +185,7 @@ class Predictor:
         as_keras = Cut(most, False, self._members(min(arrays.rows, most)))
         self._patience -= math.ceil(arrays.rows / most) * self._sizes.chunks(as_keras.members)
         way = self._ways[0 if self._patience <= 0 else -1]
-        cut = self._cut(way, arrays, as_keras)
+        cut = self._cut(way, arrays, as_keras, limit)
         answers = Answers(arrays.rows)
         for served, parts, rows in self._answered(way, arrays, cut):
             answers.add(parts, rows)
@@ -203,21 +204,21 @@ class Predictor:
             yield answer(next(batches))
         yield from beside(answer, batches, cut.threads if self._sizes.num_members > 1 else 1)
 
-    def _cut(self, way, arrays, as_keras):
+    def _cut(self, way, arrays, as_keras, limit):
         """How the rows are cut, at most as many in a batch: as Keras would where rows depend on those beside them."""
         if not way.fixed_rows:
             return as_keras
         most = as_keras.rows
-        cut = self._best_cut(way, arrays.rows, most, arrays.form)
+        cut = self._best_cut(way, arrays.rows, limit, arrays.form)
         is_as_keras = arrays.rows == cut.rows or (cut.rows == most and arrays.rows % most == 0 < arrays.rows)
         return as_keras if not is_as_keras and self._do_rows_meet(way, arrays, cut) else cut
 
-    def _best_cut(self, way, rows, most, form=None):
+    def _best_cut(self, way, rows, limit=None, form=None):
         """The fastest, for a way with a fixed number of rows. Only chunks are dealt to the cores: they assign nothing."""
-        threads = self.threads or lowerings.cores()
+        threads, most = self.threads or lowerings.cores(), limit or self._limit
         dealt = None
         if way.compiles and (self.threads or not self.batch_size):
-            dealt = self._sizes.dealt(rows, self.batch_size or most, self.threads)
+            dealt = self._sizes.dealt(rows, most, self.threads, self.memory_limit, limit or self._most_dealt)
         if dealt:
             dealt = self.batch_size or dealt
             members = self._sizes.members(dealt, self.member_chunk, self.memory_limit, threads)

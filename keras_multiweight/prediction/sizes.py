@@ -96,8 +96,10 @@ class Sizes:
             count = math.ceil(count / 2)
         return count if member_chunk else _evenly(self.num_members, count, self._lanes)
 
-    def dealt(self, rows, most, threads=None):
-        """How many of so many rows, at most `most`, each core takes at a time; None where cores share each batch."""
+    def dealt(self, rows, most, threads=None, memory_limit=None, most_of_all=MOST_ROWS):
+        """How many of so many rows each core takes at a time, at most `most`, or `most_of_all` where products are large;
+        None where cores share each batch.
+        """
         count, dealt = threads or lowerings.cores(), self._cached.dealt if self._cached else None
         if not rows or self.num_members == 1 or count == 1 or (dealt is None and threads is None):
             return None
@@ -105,7 +107,9 @@ class Sizes:
         if threads:
             return min(even, most) if rows > min(even, most) else None
         least = math.ceil(dealt.least * self.num_members / self._widest)
-        size = min(max(even, least), max(dealt.rows, dealt.all // self._widest), most)
+        size = min(max(even, least), most_of_all)
+        if size * self._largest_weight < dealt.large or not self.fit(size, 1, memory_limit, count):
+            size = min(size, max(dealt.rows, dealt.all // self._widest), most)
         size = math.ceil(rows / (math.ceil(rows / (count * size)) * count))  # as much for each core
         fits = size < rows and min(size, dealt.rows) * self._largest_weight <= dealt.product
         return size if fits and self._widest * rows > self._cached.whole else None
