@@ -183,7 +183,10 @@ class PackedEnsemble:
     # ---- members as rows ----
 
     def copy_member(self, source, target):
-        """Give one member the weights of another, and a fresh start of its optimizer."""
+        """Give one member the weights of another, and a fresh start of its optimizer.
+
+        Weights that it lacks by its own masks come along, and are not trained.
+        """
         weights, slots, steps = self.weights.copy(), self.slots.copy(), self.steps.copy()
         weights[target], slots[:, target], steps[target] = weights[source], 0, 0
         self.weights, self.slots, self.steps = weights, slots, steps
