@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from optimise import read
+from optimise import FIRST_SEED, read
 
 FLOOR = 1e-5  # distances below it are drawn as if they were it
 
@@ -27,6 +27,7 @@ def lines(rows, budget):
             and row["method"].startswith("members-")
             and row["budget"] == budget
             and not row["noise"]
+            and row["seeds"][0] == FIRST_SEED  # of one search
         ):
             distances = {int(n): np.median(values) for n, values in row["distance"].items()}
             found[int(row["method"].removeprefix("members-"))] = tuple(map(np.array, zip(*sorted(distances.items()))))

@@ -95,6 +95,8 @@ def against_ablations(found, m):
     """Whether networks are better than none and than one: by their regrets, and by the share of runs under 0.01."""
     for other in (found[name] for name in ABLATIONS):
         both = paired(found[m], other)
+        if not both[0]:
+            continue
         total, wins = len(both[0]), [sum(regret < 0.01 for regret in regrets) for regrets in both]
         fisher = fisher_exact([[n, total - n] for n in wins], alternative="greater").pvalue
         print(

@@ -298,8 +298,10 @@ def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):
     assert [args[3] for name, args in calls if name == "ascend"] == [8, 5, 2]
     x = optimizer.ask(6)
     expected = np.stack([optimizer.predict(p[None]).mean[0] for p in x])
-    for values, trust in ((expected, 0.3), (-expected, 0.0)):  # a moving average of the rank correlation
+    for values, is_valley, trust in ((expected, True, 0.3), (-expected, True, 0.0), (-expected, False, 0.3)):
+        # a moving average of the rank correlation; of 1 where one region has all members
         optimizer._search.trust = 0.0
+        optimizer._search.niches.is_valley = is_valley
         monkeypatch.setattr(optimizer._search, "expected", lambda pool, e=expected: np.append(np.zeros(len(pool) - 6), -e))
         optimizer.tell(x, values)
         optimizer._search._judge(optimizer.pool)

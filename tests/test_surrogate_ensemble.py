@@ -115,6 +115,24 @@ def test_narrow_member_trains_as_a_narrow_network_does(data, member_update, monk
     np.testing.assert_allclose(wide.predict(data[0][:, :1]), narrow.predict(data[0][:, :1]), rtol=1e-3, atol=1e-5)
 
 
+def test_members_of_blocks_are_sums_of_functions_of_some_coordinates_after_training_too():
+    dim, kinds = 9, {name: values[:3] for name, values in KINDS.items()}
+    ensemble = PackedEnsemble(default_network(dim, (16, 16)), 3, dim, 0, **kinds, widths=[1.0, 0.5, 0.5], blocks=[0, 2, 3])
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(B, 3, dim))
+    ensemble.train(x, np.prod(x[..., :3], axis=-1), np.ones((B, 3)), 50)
+    point, step = rng.normal(size=dim), 0.5 * np.eye(dim)
+    corners = [point, *(point + step), *(point + step[i] + step[j] for i in range(dim) for j in range(dim))]
+    answers = ensemble.predict(np.repeat(np.array(corners)[:, None], 3, axis=1))
+    here, one, two = answers[0], answers[1 : 1 + dim], answers[1 + dim :].reshape(dim, dim, 3)
+    interact = np.abs(two - one[:, None] - one[None] + here) > 1e-5  # (dim, dim, 3), mixed differences
+    assert (np.abs(one - here) > 1e-5).all()  # every member sees all coordinates
+    partners = [interact[..., i].sum(axis=1) for i in range(3)]  # with itself, too
+    assert (
+        (partners[0] == dim).all() and set(partners[1]) == {1, 2} and (partners[2] == dim).all()
+    )  # three blocks are too few
+
+
 def test_rows_of_weight_zero_do_not_count(ensemble, data):
     x, y, weights = data
     weights = weights * (np.arange(B) < 7)[:, None]

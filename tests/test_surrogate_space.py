@@ -8,7 +8,7 @@ from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import denormalised, normalised
 from keras_multiweight.surrogate.members import groups
 from keras_multiweight.surrogate.pool import BETWEEN
-from keras_multiweight.surrogate.regions import SMALLEST, Niches
+from keras_multiweight.surrogate.regions import MEMORY, SMALLEST, Niches
 from keras_multiweight.surrogate.space import Space
 
 BOUNDS = [(-1.1, 0.3), Real(1e-5, 0.7, log=True), Integer(-2, 1), Categorical(["a", "b", 7])]
@@ -92,6 +92,20 @@ def test_every_member_is_in_one_group(num_members):
     found = groups(num_members, 2)
     assert len(found) == 3 and sorted(np.concatenate(found).tolist()) == list(range(num_members))
     assert [len(members) for members in groups(num_members, 2, alone=1)] == [0, num_members, 0]
+    assert len(groups(num_members, 2, leader=1)[1]) >= len(groups(num_members, 2, leader=1)[0])
+
+
+def test_region_that_climbs_fast_is_more_promising_than_a_higher_one_that_stands():
+    unit, heights = np.array([[0.1, 0.1], [0.9, 0.9]]), np.array([1.0, 0.0])
+    niches = Niches(count=2, patience=100)
+    niches.update(unit, heights, np.array([-1, -1]))
+    assert niches.ranked() == niches.promising() == [0, 1]
+    niches.update(np.vstack([unit, [0.8, 0.9]]), np.append(heights, 0.6), np.array([-1, -1, 1]))
+    assert niches.ranked() == [0, 1] and niches.promising() == [1, 0]
+    assert niches.regions[1].pace == pytest.approx(0.6 / MEMORY) and niches.regions[0].pace == 0
+    rest = np.vstack([unit, [0.8, 0.9], *[[0.85, 0.9]] * 40])
+    niches.update(rest, np.append(heights, [0.6] + [0.5] * 40), np.array([-1, -1, 1] + [1] * 40))
+    assert niches.promising() == [0, 1]  # its pace is forgotten
 
 
 def test_region_is_as_wide_as_its_steps_shrinks_without_success_and_is_given_up_for_one_elsewhere():

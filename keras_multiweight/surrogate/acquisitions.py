@@ -31,6 +31,7 @@ def improvement(predictions, best, member):
 
 
 ACQUISITIONS = {"own": own, "mean": mean, "bound": bound, "improvement": improvement}
+EXACT, NOISY = ("mean", "own", "mean", "bound", "mean"), ("own", "mean", "own", "bound", "own")  # in turn
 
 
 def checked_names(names):

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_multiweight.packing.replicate import replicate
-from keras_multiweight.surrogate import lowerings
+from keras_multiweight.surrogate import lowerings, masks
 from keras_multiweight.surrogate.rules import RULES, update
 
 DIRECTIONS, PAIRS, WIDTH = 64, 8, 0.02  # of the evolution strategy: kept, taken a step, and how far they reach
@@ -42,23 +42,36 @@ class PackedEnsemble:
         optimizers: List of N names of `RULES`.
         rates: (N,) learning rates.
         sparsity: (N,) shares of the weights that are zero at the start.
-        widths: (N,) shares of the units of hidden layers that a member has; the others are zero and stay so. For networks
-            whose weights are those of Dense layers, one after the other.
+        widths: (N,) shares of the units of hidden layers that a member has; the others are zero and stay so.
+        blocks: (N,) ints, about how many coordinates a hidden unit of a member sees, 0 for all. Both are for networks of
+            Dense layers, one after the other: see `masks`.
         member_update: "gradient", or "evolution" to estimate it from losses alone.
 
     Attributes:
         weights: (N, P).
     """
 
-    def __init__(self, network, num_members, dim, seed, optimizers, rates, sparsity, widths=None, member_update="gradient"):
+    def __init__(
+        self,
+        network,
+        num_members,
+        dim,
+        seed,
+        optimizers,
+        rates,
+        sparsity,
+        widths=1.0,
+        blocks=0,
+        member_update="gradient",
+    ):
         self.network, self.num_members, self.dim = network, num_members, dim
         self._sparsity = np.asarray(sparsity)[:, None]
-        self._widths = np.ones(num_members) if widths is None else np.asarray(widths)
         self._evolves = _checked_update(member_update) == "evolution"
         self.model = self._fresh(seed)
         self._check(dim)
         self._places = self._layout()
-        self._exists = self._units()
+        self._factors = masks.factors([shape for _, _, shape in self._places], widths, blocks)
+        self._exists = (self._factors > 0).astype("float32")
         self.restart(seed)
         self._choice = np.eye(len(RULES), dtype="float32")[[list(RULES).index(name) for name in optimizers]]
         self._rates = np.asarray(rates, "float32")[:, None]
@@ -74,7 +87,7 @@ class PackedEnsemble:
         start = [ops.convert_to_numpy(v).reshape(self.num_members, -1) for v in self.model.trainable_variables]
         weights = np.concatenate(start, axis=1)
         dense = np.random.default_rng(seed).random(weights.shape) >= self._sparsity
-        self.seed, self._first = seed, (weights * dense * self._exists).astype("float32")
+        self.seed, self._first = seed, (weights * dense * self._factors).astype("float32")
         self.begin_anew()
 
     def begin_anew(self):
@@ -99,17 +112,6 @@ class PackedEnsemble:
         sizes = [math.prod(v.shape) // self.num_members for v in self.model.trainable_variables]
         ends = np.cumsum(sizes).tolist()
         return [(end - size, end, tuple(v.shape)) for size, end, v in zip(sizes, ends, self.model.trainable_variables)]
-
-    def _units(self):
-        """(N, P) of 0 and 1: which weights are of units that a member has. The last units of narrow members are missing."""
-        exists = [np.ones(shape, "float32") for _, _, shape in self._places]
-        hidden = [at for at, array in enumerate(exists[:-2]) if array.ndim == 3]  # kernels of all layers but the last
-        for i, width in enumerate(self._widths):
-            for at in hidden if width < 1 else ():
-                kept = round(width * exists[at].shape[2])
-                for array in (exists[at], exists[at + 1], np.swapaxes(exists[at + 2], 1, -1)):  # in, bias, out
-                    array[i, ..., kept:] = 0
-        return np.concatenate([array.reshape(self.num_members, -1) for array in exists], axis=1)
 
     # ---- programs, in keras.ops ----
 
@@ -181,7 +183,10 @@ class PackedEnsemble:
     # ---- members as rows ----
 
     def copy_member(self, source, target):
-        """Give one member the weights of another, and a fresh start of its optimizer."""
+        """Give one member the weights of another, and a fresh start of its optimizer.
+
+        Weights that it lacks by its own masks come along, and are not trained.
+        """
         weights, slots, steps = self.weights.copy(), self.slots.copy(), self.steps.copy()
         weights[target], slots[:, target], steps[target] = weights[source], 0, 0
         self.weights, self.slots, self.steps = weights, slots, steps

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from keras_multiweight.surrogate import records, saving
-from keras_multiweight.surrogate.acquisitions import checked_names
+from keras_multiweight.surrogate.acquisitions import EXACT, NOISY, checked_names
 from keras_multiweight.surrogate.ensemble import PackedEnsemble, default_network
 from keras_multiweight.surrogate.members import diversity
 from keras_multiweight.surrogate.minimize import evaluate
@@ -47,7 +47,8 @@ class SurrogateOptimizer:
         callbacks: Functions that are called with the optimizer after every `tell`.
         member_update: "gradient", or "evolution" for natural evolution strategies, which train without gradients of weights.
         acquisitions: Names of what candidates are chosen by, in turn: "own" (one member's opinion, the members in turn),
-            "mean", "bound" (the mean and one standard deviation) and "improvement" (the expected improvement).
+            "mean", "bound" (the mean and one standard deviation) and "improvement" (the expected improvement). Left out,
+            three of five by "mean"; with noise by "own".
 
     Raises:
         ValueError: Bad bounds or numbers, by name.
@@ -76,7 +77,7 @@ class SurrogateOptimizer:
         constraints=None,
         callbacks=(),
         member_update="gradient",
-        acquisitions=("own", "mean", "own", "bound", "own"),
+        acquisitions=None,
     ):
         self.space = Space(bounds)
         self.seed, self.maximize, self.batch_size, self.noise = seed, bool(maximize), batch_size, noise or 0.0
@@ -86,7 +87,7 @@ class SurrogateOptimizer:
             if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
         self.num_members, self.member_update = num_members, member_update
-        self.acquisitions = checked_names(acquisitions)
+        self.acquisitions = checked_names(acquisitions or (NOISY if self.noise else EXACT))
         self.constraints = [constraints] if callable(constraints) else list(constraints or ())
         self.callbacks = list(callbacks)
         self._start(self._ensemble(model))
@@ -95,9 +96,9 @@ class SurrogateOptimizer:
         if not self.num_members:
             return None
         width = self.space.width
-        options = {**diversity(self.num_members), "member_update": self.member_update}
+        options = {**diversity(self.num_members, bool(self.noise)), "member_update": self.member_update}
         if model is not None:
-            del options["widths"]  # what a unit is in a network of the user's is not known
+            del options["widths"], options["blocks"]  # what a unit is in a network of the user's is not known
         network = default_network(width) if model is None else model
         return PackedEnsemble(network, self.num_members, width, self.seed, **options)
 

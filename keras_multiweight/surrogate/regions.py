@@ -15,6 +15,7 @@ from keras_multiweight.surrogate.pool import BETWEEN
 LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
+MEMORY, HORIZON = 20, 40  # calls of a region over which its pace is a mean, and for how many more it is thought to last
 REACH = 2.0  # half the side of a box after a success, in units of the step that was taken
 
 
@@ -29,6 +30,7 @@ class Region:
         half: Half of the box's side.
         failures: Points told since the last success.
         seen: How many of the pool's points have been counted.
+        pace: By how much a call raised the height of late.
     """
 
     centre: np.ndarray
@@ -37,6 +39,7 @@ class Region:
     half: float = LARGEST
     failures: int = 0
     seen: int = 0
+    pace: float = 0.0
 
     def box(self):
         """The lower and upper corner, cut off at the cube."""
@@ -53,6 +56,7 @@ class Region:
             floor: A box in which the heights differ by no more is not halved: what differs is noise.
         """
         is_new = np.arange(len(heights)) >= self.seen
+        before, calls = self.height, int((is_new & mine).sum())
         away = np.abs(unit - self.centre).max(axis=1)
         near = (is_new | (floor > 0)) & (away <= 2 * self.half) | (is_new & mine)
         if floor > 0:
@@ -62,8 +66,10 @@ class Region:
         if best is not None and heights[best] > self.height:
             self._move(unit[best], heights[best], heights)
         else:
-            self.failures += int((is_new & mine).sum())
+            self.failures += calls
         self.seen = len(heights)
+        if calls:
+            self.pace = self.pace * (1 - 1 / MEMORY) ** calls + (self.height - before) / MEMORY
         if self.failures >= patience and not self._is_flat(unit, heights, floor):
             self.half, self.failures = self.half / 2, 0
 
@@ -169,6 +175,10 @@ class Niches:
         """The numbers of the regions, the highest first."""
         known = [i for i, region in enumerate(self.regions) if region is not None]
         return sorted(known, key=lambda i: -self.regions[i].height)
+
+    def promising(self):
+        """The numbers of the regions, first the one that will be the highest if all go on at their pace."""
+        return sorted(range(len(self.regions)), key=lambda i: -self.regions[i].height - HORIZON * self.regions[i].pace)
 
     # ---- saving ----
 

@@ -13,7 +13,7 @@ NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
-TURNS = "CLLLLOLLOL"  # whose turn it is: the whole cube, the leading region, another region
+TURNS = "CLLLLLLLOL"  # whose turn it is: the whole cube, the most promising region, another region
 LOOK, PLACES = 15, (0.4, 0.6, 0.5)  # turns from one look for a valley between regions to the next, and where it is
 GAP, NOISY_GAP = 0.1, 0.5  # of half a box, without and with noise: how far a batch is apart, root mean square
 MIDDLE, RECALLED = 20, 4  # told points round whose middle one is recommended, and windows that are learned for it
@@ -48,7 +48,8 @@ class Search:
     @property
     def groups(self):
         """For each region the numbers of its members, and at the end those of the whole cube."""
-        return groups(self.ensemble.num_members if self.ensemble else 0, self.num_regions, self.alone())
+        num_members = self.ensemble.num_members if self.ensemble else 0
+        return groups(num_members, self.num_regions, self.alone(), *self.niches.promising()[:1])
 
     def alone(self):
         """The number of the region that has all members and calls, or None.
@@ -86,7 +87,8 @@ class Search:
         """Compare what the members expect at the points told since the last time with what was told."""
         new = slice(self.seen, None)
         if self.frames and self.ensemble and len(pool) - self.seen > 2:
-            correlation = _rank_correlation(self.expected(pool)[new], pool.heights[new])
+            knows = len(self.groups[-1]) > 0  # a region's members know its window alone: they make all steps
+            correlation = _rank_correlation(self.expected(pool)[new], pool.heights[new]) if knows else 1.0
             self.trust = 0.7 * self.trust + 0.3 * max(correlation, 0.0)
 
     def expected(self, pool):
@@ -257,8 +259,9 @@ class Search:
         return (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        ranked, whole = self.niches.ranked(), self.num_regions
-        turn = TURNS[self.turn % len(TURNS)] if self.alone() is None else "L"
+        if self.alone() is not None:
+            return self.alone()
+        ranked, whole, turn = self.niches.promising(), self.num_regions, TURNS[self.turn % len(TURNS)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
