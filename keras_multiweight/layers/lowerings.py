@@ -182,9 +182,9 @@ def on_cpu():
 def keep_freed_memory():
     """Have the C library keep up to 64 MB of what torch frees for what it asks for next.
 
-    Torch takes fresh memory for each result. glibc gives what is freed back to the system, which then maps and clears it
-    anew, unless twice the largest block freed before is more (mallopt(3), M_MMAP_THRESHOLD; blocks of up to 32 MB count).
-    Freeing one large block that was never written to is enough.
+    Torch takes fresh memory for each result. glibc gives freed memory back to the system, which maps and clears it anew at
+    the next call, where it is more than twice the largest block that was freed before (mallopt(3), M_MMAP_THRESHOLD; blocks
+    of up to 32 MB count). So it is enough to free one large block, which is never written to and takes no memory.
     """
     if keras.backend.backend() == "torch":
         np.empty(31 * 2**20, "uint8")
