@@ -178,7 +178,6 @@ def on_cpu():
 
 
 @functools.cache
-@functools.cache
 def keep_freed_memory():
     """Have the C library keep up to 64 MB of what torch frees for what it asks for next.
 
@@ -190,6 +189,7 @@ def keep_freed_memory():
         np.empty(31 * 2**20, "uint8")
 
 
+@functools.cache
 def device_kind():
     """What the table of costs calls the device that the backend computes on."""
     return "cpu" if on_cpu() else "gpu"

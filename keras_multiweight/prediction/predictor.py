@@ -111,7 +111,7 @@ class Predictor:
         self.memory_limit = memory_limit_in_bytes(memory_limit)
         self._sizes = Sizes(model)
         self._limit = batch_size or self._sizes.rows(self.memory_limit, member_chunk, most_rows)
-        self._most_dealt = batch_size or most_rows or MOST_ROWS
+        self._most_dealt = most_rows or MOST_ROWS
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
         self._failed = {}  # the name of what was tried -> error

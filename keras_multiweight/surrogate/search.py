@@ -259,8 +259,9 @@ class Search:
         return (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
     def _group_in_turn(self):
-        if self.alone() is not None:
-            return self.alone()
+        alone = self.alone()
+        if alone is not None:
+            return alone
         ranked, whole, turn = self.niches.promising(), self.num_regions, TURNS[self.turn % len(TURNS)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
