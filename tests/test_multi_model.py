@@ -10,6 +10,7 @@ import pytest
 from keras import layers as k
 
 import keras_multiweight as kmw
+from keras_multiweight.prediction import lowerings
 
 
 def build():
@@ -125,13 +126,15 @@ def test_one_row_and_no_rows(models, x):
     oracle.assert_close(multi.predict(one), oracle.stacked_predictions(models, one, 1)[0])
 
 
-def test_default_batch_size_keeps_the_widest_layer_in_the_caches():
+@pytest.mark.parametrize("cores", [1, 2, 4, 64])
+def test_default_batch_size_keeps_the_widest_layer_in_the_caches(cores, monkeypatch):
+    monkeypatch.setattr(lowerings, "cores", lambda: cores)
     small = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4)]), 2)
     wide = kmw.replicate(keras.Sequential([keras.Input((4,)), k.Dense(4096), k.Dense(1)]), 50)
     assert small.default_batch_size() == 8192
     estimate = wide.estimate(10_000)
     assert estimate.batch_size <= wide.default_batch_size() <= 128
-    assert 4096 * estimate.batch_size * estimate.member_chunk <= 2**19
+    assert 4096 * estimate.batch_size * estimate.member_chunk <= 2**20
 
 
 def test_average_is_the_mean_of_the_members(models, x):
