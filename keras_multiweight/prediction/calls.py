@@ -16,6 +16,7 @@ class ModelCall:
     Args:
         model: A Keras model.
         form: The structure that the model is called with, as `Arrays.form`.
+        is_steady: bool, whether the weights are not about to be trained: a program may know them.
 
     Attributes:
         structure: The nesting of the model's outputs, known once it has been called.
@@ -24,9 +25,10 @@ class ModelCall:
     chunks = None
     num_chunks = 1
 
-    def __init__(self, model, form):
+    def __init__(self, model, form, is_steady=False):
         self.model = model
         self.form = form
+        self.is_steady = is_steady
         self.structure = None
 
     def __call__(self, tensors):
@@ -47,6 +49,8 @@ class ChunkedCall:
         chunks: The `Chunks` of the `MultiModel`.
         beside: int, how many chunks a step of the loop computes, for cores that one chunk does not keep busy.
     """
+
+    is_steady = False
 
     def __init__(self, model, form, chunks, beside=1):
         self.model = model
@@ -138,19 +142,24 @@ def reader(variables):
     `variable.value` asks for a scope at each call: six values take as long as a small program. Here it is found out once
     where a variable holds its value.
     """
-    places = [_place(v) for v in variables]
-    if None in places:
+    held = places(variables)
+    if held is None:
         return lambda: [v.value for v in variables]
 
     def values():
-        held = [attributes[name] for attributes, name in places]
-        return held if all(map(operator.is_not, held, itertools.repeat(None))) else [v.value for v in variables]
+        now = list(map(operator.getitem, *held))
+        return now if all(map(operator.is_not, now, itertools.repeat(None))) else [v.value for v in variables]
 
     return values
 
 
+def places(variables):
+    """The attributes of each variable, and the names of those that hold the values; None where that is not clear."""
+    found = [_place(v) for v in variables]
+    return None if None in found else ([attributes for attributes, _ in found], [name for _, name in found])
+
+
 def _place(variable):
-    """The attributes of a variable, and the name of the one that holds its value; None where that is not clear."""
     value = variable.value
     names = [name for name, held in vars(variable).items() if held is value]
     return (vars(variable), names[0]) if len(names) == 1 else None

@@ -40,7 +40,7 @@ class Predicting:
         plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
         x = x if are_arrays(x) else without_pandas(x)
         if plain and are_arrays(x) and keras.distribution.distribution() is None:
-            return self._own_predictor(memory_limit).run(x, batch_size)
+            return self._own_predictor(memory_limit)(x, batch_size)
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
     def _own_predictor(self, memory_limit):

@@ -52,7 +52,8 @@ class Predictor:
     """A model as a function from NumPy arrays to NumPy arrays, with the least overhead that the backend allows.
 
     It compiles a program when a number of rows first comes, and reads the weights at each call: it is right after training,
-    and after weights were set. Several threads may call it. The arrays that it gives are the caller's own.
+    and after weights were set. On JAX the program knows the weights of a small model; where they change, one that takes them
+    as arguments is compiled, once. Several threads may call it. The arrays that it gives are the caller's own.
 
     Many rows are cut into batches, and the members of a `MultiModel` into chunks that a program computes one after another,
     so that what the layers give stays in the caches of a CPU and within the limit of memory. Where XLA would leave cores
@@ -114,6 +115,7 @@ class Predictor:
         self._most_dealt = most_rows or MOST_ROWS
         self._ways = lowerings.ways(model, jit_compile)
         self._patience = lowerings.patience() if patient else 0  # batches
+        self._is_steady = not patient
         self._failed = {}  # the name of what was tried -> error
         self._chunks = {}  # members -> Chunks
         self._programs = {}  # (way, form of the inputs, rows or None, members) -> Program
@@ -123,17 +125,16 @@ class Predictor:
         options = {"batch_size": batch_size, "patient": patient, "memory_limit": memory_limit}
         self._tuned = [(entry, Predictor(model, **entry.options(), **options)) for entry in tuned]
 
-    def __call__(self, x):
+    def __call__(self, x, limit=None):
         """The model's outputs for an array, or a structure of arrays, `(B, ...)`, as the model takes them.
+
+        Args:
+            limit: int. How many rows a batch has at most in this call; None leaves the choice to the predictor.
 
         Raises:
             ValueError: Something else than arrays, or arrays of other shapes than the model takes; or the limit of memory
                 is too small for one row of one member.
         """
-        return self.run(x)
-
-    def run(self, x, limit=None):
-        """The same, in batches of at most `limit` rows; None leaves the choice to the predictor."""
         glance, flat = at_a_glance(x)
         program = self._at_once.get((glance, limit))
         if program is not None:
@@ -290,7 +291,7 @@ class Predictor:
     def _call(self, arrays, members):
         """The model as a function of tensors, so many members at once."""
         if members == self._sizes.num_members:
-            return ModelCall(self.model, arrays.form)
+            return ModelCall(self.model, arrays.form, self._is_steady)
         if members not in self._chunks:
             self._chunks[members] = Chunks(self.model.packed(), members)
         return ChunkedCall(self.model, arrays.form, self._chunks[members], self._sizes.beside)
