@@ -91,6 +91,12 @@ def test_many_rows_of_many_narrow_members_are_dealt_one_member_after_another(two
     assert len(names) == 2 and "MainThread" in names
 
 
+def test_few_rows_of_members_whose_weights_outweigh_them_are_not_dealt(two_cores):
+    multi = kmw.replicate(keras.Sequential([keras.Input((512,)), k.Dense(64), k.Dense(1)]), 600, seed=0)
+    found = {rows: multi.estimate(rows) for rows in (90, 93)}
+    assert [(e.member_chunk == 600, e.threads) for e in found.values()] == [(True, 1), (False, 2)]
+
+
 def test_large_products_few_members_and_little_memory_are_not_dealt(two_cores):
     def threads(width, members, **options):
         model = keras.Sequential([keras.Input((width,)), k.Dense(width, activation="relu"), k.Dense(1)])

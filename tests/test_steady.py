@@ -10,7 +10,7 @@ import pytest
 from keras import layers as k
 
 import keras_multiweight as kmw
-from keras_multiweight.prediction import calls, steady
+from keras_multiweight.prediction import batches, calls, steady
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="programs of other backends hold variables")
 
@@ -29,13 +29,15 @@ def x():
     return np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
 
 
-def pure_call(model, x):
-    return calls.PureCall(calls.ModelCall(model, kmw.prediction.batches.Arrays(x).form))
+def steady_call(model, x):
+    import jax
+
+    return steady.SteadyCall(calls.PureCall(calls.ModelCall(model, batches.Arrays(x).form)), jax.jit)
 
 
 def test_a_program_that_knows_the_weights_answers_as_the_members(models, x):
     multi = kmw.pack(models)
-    known = steady.SteadyCall(pure_call(multi, x))
+    known = steady_call(multi, x)
     (answers,), updates = known.function([x])
     assert known.serves() and not updates
     oracle.assert_close(np.asarray(answers), oracle.stacked_predictions(models, x, 5)[0])
@@ -43,7 +45,7 @@ def test_a_program_that_knows_the_weights_answers_as_the_members(models, x):
 
 def test_it_serves_no_longer_once_one_weight_changes(models, x):
     multi = kmw.pack(models)
-    known = steady.SteadyCall(pure_call(multi, x))
+    known = steady_call(multi, x)
     bias = multi.weights[1]
     bias.assign(bias.value)  # the same numbers, in the same array
     assert known.serves()
@@ -84,8 +86,8 @@ def made(monkeypatch):
     references = []
 
     class Noted(steady.SteadyCall):
-        def __init__(self, pure):
-            super().__init__(pure)
+        def __init__(self, pure, jit):
+            super().__init__(pure, jit)
             references.append(weakref.ref(self))
 
     monkeypatch.setattr(kmw.prediction.lowerings, "SteadyCall", Noted)
@@ -104,9 +106,10 @@ def test_what_served_is_let_go_once_the_weights_changed(models, x, made):
     assert [known() for known in made] == [None]
 
 
-def test_predict_and_large_models_take_weights_as_arguments(models, x, made):
+def test_predict_large_models_and_many_rows_take_weights_as_arguments(models, x, made):
     kmw.pack(models).predict(x)
-    kmw.replicate(keras.Sequential([keras.Input((600,)), k.Dense(600)]), 2).predictor()(np.zeros((1, 600), "float32"))
+    kmw.pack(models).predictor()(np.repeat(x, 30, axis=0))
+    kmw.replicate(keras.Sequential([keras.Input((600,)), k.Dense(900)]), 2).predictor()(np.zeros((1, 600), "float32"))
     assert not made
     kmw.pack(models).predictor()(x)
     assert len(made) == 1

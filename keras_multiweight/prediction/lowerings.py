@@ -247,7 +247,8 @@ def _jax(call, arrays):
     sync()
     pure = PureCall(call)
     function = jax.jit(pure)
-    steady = SteadyCall(pure) if call.is_steady and on_cpu() and SteadyCall.pays(pure) else None
+    is_steady = call.is_steady and on_cpu() and SteadyCall.pays(pure, rows=len(arrays[0]))
+    steady = SteadyCall(pure, jax.jit) if is_steady else None
 
     def values():
         sync()

@@ -112,7 +112,7 @@ class Sizes:
             size = min(size, max(dealt.rows, dealt.all // self._widest), most)
         size = math.ceil(rows / (math.ceil(rows / (count * size)) * count))  # as much for each core
         fits = size < rows and min(size, dealt.rows) * self._largest_weight <= dealt.product
-        return size if fits and self._widest * rows > self._cached.whole else None
+        return None if self._are_in_caches(rows) or not fits else size
 
     def chunks(self, members):
         """How many chunks so many members are."""
@@ -169,12 +169,14 @@ class Sizes:
         widest = self._widest / self.num_members * min(cached.members, self.num_members)  # of the smallest chunk
         return max(cached.whole / self._widest, min((cached.batch or cached.chunk) / widest, CHUNKED_ROWS))
 
+    def _are_in_caches(self, rows):
+        return self._widest * rows <= self._cached.whole + self._cached.copies * self._weights
+
     def _cached_members(self, rows, threads):
         cached = self._cached
         if cached is None:
             return self.num_members
-        in_caches = self._widest * rows <= cached.whole + cached.copies * self._weights
-        if threads == 1 and (in_caches or rows < cached.rows):
+        if threads == 1 and (self._are_in_caches(rows) or rows < cached.rows):
             return self.num_members
         chunk, most = cached.chunk, self.num_members
         if threads > 1:

@@ -4,10 +4,12 @@ import math
 import operator
 
 import numpy as np
+from keras import ops
 
 from keras_multiweight.prediction.calls import places
 
-MOST = 2**18  # numbers of all weights: larger programs take so long that arguments do not count
+MOST_NUMBERS = 2**20  # of all weights: larger programs take so long that arguments do not count
+MOST_ROWS = 128  # above, XLA multiplies by constants more slowly than by arguments
 
 
 class SteadyCall:
@@ -17,22 +19,22 @@ class SteadyCall:
 
     Args:
         pure: A `PureCall`.
+        jit: `jax.jit`.
 
     Attributes:
         function: From a list of arrays to the outputs and updates of the call.
     """
 
-    def __init__(self, pure):
-        import jax
-
+    def __init__(self, pure, jit):
         self._values, self._places = pure.values(), places(pure.variables)
         constants = [np.asarray(v) for v in self._values]  # these stay where `fit` gives the variables' own arrays away
-        self.function = jax.jit(lambda arrays: pure(list(map(jax.numpy.asarray, constants)), arrays))
+        self.function = jit(lambda arrays: pure(list(map(ops.convert_to_tensor, constants)), arrays))
 
     @staticmethod
-    def pays(pure):
-        """Whether the weights are few, and it is clear where the variables hold them."""
-        return sum(math.prod(v.shape) for v in pure.variables) <= MOST and places(pure.variables) is not None
+    def pays(pure, rows):
+        """Whether weights and rows are few, and it is clear where the variables hold their values."""
+        numbers = sum(math.prod(v.shape) for v in pure.variables)
+        return numbers <= MOST_NUMBERS and rows <= MOST_ROWS and places(pure.variables) is not None
 
     def serves(self):
         """Whether the variables hold the arrays that the program knows: JAX writes into none."""
