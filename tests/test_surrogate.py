@@ -33,6 +33,8 @@ def short_training(monkeypatch):
     monkeypatch.setattr(search, "TRAIN_STEPS", 10)
     monkeypatch.setattr(search, "PRETRAIN_STEPS", 30)
     monkeypatch.setattr(search, "ASCENT_STEPS", 8)
+    monkeypatch.setattr(search, "EARLY_STEPS", 30)
+    monkeypatch.setattr(search, "EARLY_ROWS", 1_000)
 
 
 @pytest.fixture(scope="module")
@@ -286,6 +288,31 @@ def test_an_ask_trains_all_members_in_one_call_and_leads_all_starts_in_another(o
         assert names.count("train") == 1 and names.count("ascend") == 2
         shapes.append({name: [np.shape(a) for a in args] for name, args in calls})
     assert shapes[0]["ascend"][0] == (search.STARTS, 3, 3) and shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("noise, expected", [(None, [30, 20, 10]), (0.1, [30, 10, 10, 10, 10])])
+def test_training_is_the_longer_the_fewer_points_are_told_if_they_are_exact(monkeypatch, noise, expected):
+    optimizer, found = make(n_init=20, noise=noise), []
+    monkeypatch.setattr(optimizer._search.ensemble, "train", lambda *args: found.append(args[3]))
+    for told in (20, 50, 120):
+        x = optimizer.space.decode(np.random.default_rng(told).random((told - len(optimizer.pool), 3)))
+        optimizer.tell(x, bowl(x))
+        optimizer.ask(1)
+        optimizer._search.ensemble.steps += 1
+    assert found == expected  # with noise twice an ask, from the second on
+
+
+@pytest.mark.parametrize("dim, share", [(3, 0.3), (8, 0.1)])
+def test_another_region_beyond_a_valley_has_its_turns(dim, share):
+    optimizer = SurrogateOptimizer([(0, 1)] * dim, num_members=0, seed=0)
+    x = optimizer.ask(20)
+    optimizer.tell(x, ((x - 0.4) ** 2).sum(axis=1))
+    optimizer.ask(1)
+    optimizer._search.niches.is_valley = True
+    turns = []
+    for optimizer._search.turn in range(100):
+        turns.append(optimizer._search._group_in_turn())
+    assert turns.count(optimizer._search.niches.promising()[1]) == 100 * share
 
 
 def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):

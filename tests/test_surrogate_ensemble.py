@@ -115,6 +115,14 @@ def test_narrow_member_trains_as_a_narrow_network_does(data, member_update, monk
     np.testing.assert_allclose(wide.predict(data[0][:, :1]), narrow.predict(data[0][:, :1]), rtol=1e-3, atol=1e-5)
 
 
+def test_first_layer_begins_steeper():
+    plain, steep = (PackedEnsemble(default_network(D, UNITS), N, D, 0, **KINDS, steepness=by) for by in (1.0, 2.0))
+    first = plain._places[0][1]
+    np.testing.assert_array_equal(steep.weights[:, :first], 2 * plain.weights[:, :first])
+    np.testing.assert_array_equal(steep.weights[:, first:], plain.weights[:, first:])
+    assert plain._places[0][2] == (N, D, UNITS[0]) and plain.weights[:, :first].any()
+
+
 def test_members_of_blocks_are_sums_of_functions_of_some_coordinates_after_training_too():
     dim, kinds = 9, {name: values[:3] for name, values in KINDS.items()}
     ensemble = PackedEnsemble(default_network(dim, (16, 16)), 3, dim, 0, **kinds, widths=[1.0, 0.5, 0.5], blocks=[0, 2, 3])

@@ -45,6 +45,7 @@ class PackedEnsemble:
         widths: (N,) shares of the units of hidden layers that a member has; the others are zero and stay so.
         blocks: (N,) ints, about how many coordinates a hidden unit of a member sees, 0 for all. Both are for networks of
             Dense layers, one after the other: see `masks`.
+        steepness: How much wider the weights of the first layer begin.
         member_update: "gradient", or "evolution" to estimate it from losses alone.
 
     Attributes:
@@ -62,6 +63,7 @@ class PackedEnsemble:
         sparsity,
         widths=1.0,
         blocks=0,
+        steepness=1.0,
         member_update="gradient",
     ):
         self.network, self.num_members, self.dim = network, num_members, dim
@@ -72,6 +74,7 @@ class PackedEnsemble:
         self._places = self._layout()
         self._factors = masks.factors([shape for _, _, shape in self._places], widths, blocks)
         self._exists = (self._factors > 0).astype("float32")
+        self._factors[:, slice(*self._places[0][:2])] *= steepness
         self.restart(seed)
         self._choice = np.eye(len(RULES), dtype="float32")[[list(RULES).index(name) for name in optimizers]]
         self._rates = np.asarray(rates, "float32")[:, None]

@@ -8,17 +8,25 @@ SPARSITY = (0.1, 0.0, 0.2, 0.05, 0.1)  # a cycle of another length than that of 
 WIDTHS = (1.0, 1.0, 0.75, 1.0, 0.5)  # shares of the hidden units
 BLOCKS = (0, 2, 4)  # coordinates that a hidden unit sees; 0 for all
 GLOBAL_SHARE = 0.125
+FEW_DIMS = 8  # in fewer some hundred points show the function as it is: members learn them well, and early
+STEEPNESS = 2.0  # how much wider the first weights are there: a region has bends that a flat start learns late
 OTHERS = 3  # every so many-th local member is not the leading region's
 
 
-def diversity(num_members, is_noisy=False):
-    """What `PackedEnsemble` takes: `optimizers`, `rates`, `sparsity`, `widths` and `blocks` of each member."""
+def is_plain(width, noise):
+    """Whether a function of `width` encoded dimensions is learned as it is told: exact, and of few dimensions."""
+    return not noise and width < FEW_DIMS
+
+
+def diversity(num_members, is_noisy=False, steepness=1.0):
+    """What `PackedEnsemble` takes: `optimizers`, `rates`, `sparsity`, `widths`, `blocks` and `steepness` of each member."""
     optimizers = [OPTIMIZERS[i % len(OPTIMIZERS)] for i in range(num_members)]
     spread = [2.0 ** -(i // len(OPTIMIZERS) % 2) for i in range(num_members)]  # a half of the rate in every second round
     return {
         "optimizers": optimizers,
         "rates": np.array([RATES[name] for name in optimizers]) * spread,
         "blocks": [0 if is_noisy else BLOCKS[i % len(BLOCKS)] for i in range(num_members)],
+        "steepness": steepness,
         "widths": np.array([WIDTHS[i % len(WIDTHS)] for i in range(num_members)]),
         "sparsity": np.array([SPARSITY[i % len(SPARSITY)] for i in range(num_members)]),
     }

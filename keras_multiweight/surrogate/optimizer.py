@@ -10,7 +10,7 @@ from scipy.stats import qmc
 from keras_multiweight.surrogate import records, saving
 from keras_multiweight.surrogate.acquisitions import EXACT, NOISY, checked_names
 from keras_multiweight.surrogate.ensemble import PackedEnsemble, default_network
-from keras_multiweight.surrogate.members import diversity
+from keras_multiweight.surrogate.members import STEEPNESS, diversity, is_plain
 from keras_multiweight.surrogate.minimize import evaluate
 from keras_multiweight.surrogate.pool import DESIGN, RANDOM, Pool
 from keras_multiweight.surrogate.search import Search
@@ -96,9 +96,10 @@ class SurrogateOptimizer:
         if not self.num_members:
             return None
         width = self.space.width
-        options = {**diversity(self.num_members, bool(self.noise)), "member_update": self.member_update}
-        if model is not None:
-            del options["widths"], options["blocks"]  # what a unit is in a network of the user's is not known
+        steepness = STEEPNESS if is_plain(width, self.noise) else 1.0
+        options = {**diversity(self.num_members, bool(self.noise), steepness), "member_update": self.member_update}
+        if model is not None:  # what a unit is in a network of the user's is not known
+            del options["widths"], options["blocks"], options["steepness"]
         network = default_network(width) if model is None else model
         return PackedEnsemble(network, self.num_members, width, self.seed, **options)
 

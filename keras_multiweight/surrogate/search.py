@@ -5,15 +5,17 @@ import numpy as np
 from keras_multiweight.surrogate import survey
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
-from keras_multiweight.surrogate.members import groups
+from keras_multiweight.surrogate.members import groups, is_plain
 from keras_multiweight.surrogate.pool import BETWEEN, WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches, Region
 
 NUM_REGIONS = 2
 TRAIN_STEPS, PRETRAIN_STEPS, ASCENT_STEPS = 100, 300, 20
+EARLY_STEPS, EARLY_ROWS = 500, 50_000  # at most, and steps times points told, where a plain function is learned
 STARTS = 8  # a member
 DRAWS = 64  # candidates of a group that no member leads to
 TURNS = "CLLLLLLLOL"  # whose turn it is: the whole cube, the most promising region, another region
+PLAIN_TURNS = "CLLOLLOLLO"  # a plain function is climbed so soon that another region may have its own climb
 LOOK, PLACES = 15, (0.4, 0.6, 0.5)  # turns from one look for a valley between regions to the next, and where it is
 GAP, NOISY_GAP = 0.1, 0.5  # of half a box, without and with noise: how far a batch is apart, root mean square
 MIDDLE, RECALLED = 20, 4  # told points round whose middle one is recommended, and windows that are learned for it
@@ -43,6 +45,7 @@ class Search:
         self.num_regions = 1 if noise else min(NUM_REGIONS, num_local) if ensemble else NUM_REGIONS
         self.window = int(np.clip(8 * width, 64, 128)) * (2 if noise else 1)
         self.niches = Niches(self.num_regions, patience=max(8, width), floor=2 * noise)
+        self.is_plain = is_plain(width, noise)
         self.frames, self.seen, self.turn, self.trust = [], 0, 0, 1.0
 
     @property
@@ -77,8 +80,12 @@ class Search:
         self.seen = len(pool)
         self.frames = self.make_frames(pool.unit)
         if self.ensemble:
-            first = not self.ensemble.steps.any()
-            self.ensemble.train(*self._windows(pool.unit, pool.heights), PRETRAIN_STEPS if first else TRAIN_STEPS)
+            self.ensemble.train(*self._windows(pool.unit, pool.heights), self._steps())
+
+    def _steps(self):
+        """How long to train: of a plain function the longer the fewer points are told, as each of them counts the more."""
+        steps = TRAIN_STEPS if self.ensemble.steps.any() else PRETRAIN_STEPS
+        return max(steps, min(EARLY_STEPS, EARLY_ROWS // self.seen)) if self.is_plain else steps
 
     def make_frames(self, unit):
         return [box_of(region, unit, self.window) for region in self.niches.regions] + [whole_cube(unit)]
@@ -262,11 +269,12 @@ class Search:
         alone = self.alone()
         if alone is not None:
             return alone
-        ranked, whole, turn = self.niches.promising(), self.num_regions, TURNS[self.turn % len(TURNS)]
+        ranked, whole, turns = self.niches.promising(), self.num_regions, PLAIN_TURNS if self.is_plain else TURNS
+        turn = turns[self.turn % len(turns)]
         if turn == "C" and (len(self.groups[whole]) or not self.ensemble):
             return whole
         others = ranked[1:] or ranked
-        return others[self.turn // len(TURNS) % len(others)] if turn == "O" else ranked[0]
+        return others[self.turn // len(turns) % len(others)] if turn == "O" else ranked[0]
 
     def _order(self, points, predictions):
         if not predictions.shape[1]:
