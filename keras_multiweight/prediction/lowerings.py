@@ -149,6 +149,15 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def settings_of_thread():
+    """What scopes such as `with jax.default_matmul_precision("float32")` set, in the thread that they are in alone."""
+    if keras.backend.backend() != "jax":
+        return None
+    import jax
+
+    return jax.config.values
+
+
 def batch_numbers():
     """How many numbers a layer may give for one batch of all members, where members are not computed in chunks."""
     return _CPU_NUMBERS[keras.backend.backend()] if on_cpu() else 2**26
