@@ -12,7 +12,8 @@ def metric_function(metric):
 
     Args:
         metric: `"accuracy"`, the name or an instance of any Keras metric or loss, or a function `metric(y, answers)` of
-            whole arrays, as those of `sklearn.metrics`.
+            whole arrays, as those of `sklearn.metrics`. Where an answer is NaN the score is, but for a function, which
+            says itself.
 
     Raises:
         ValueError: No metric has the name, or it is no function.
@@ -27,6 +28,8 @@ def metric_function(metric):
 
     def whole(y, answers):
         y, answers = _aligned(y, answers, any_shape=not is_of_keras)  # what is the user's may take other targets
+        if is_of_keras and answers.dtype.kind == "f" and np.isnan(answers).any():  # Keras counts it as some class
+            return np.nan
         found = np.asarray(ops.convert_to_numpy(score(y, answers)))
         if found.ndim and found.shape[0] != len(y):
             raise ValueError(
@@ -70,13 +73,8 @@ def _aligned(y, answers, any_shape):
 
 
 def accuracy(y, answers):
-    """The share of rows whose class is right: integer classes or one-hot `y`, or 0 and 1 against one probability.
-
-    NaN, where an answer is.
-    """
+    """The share of rows whose class is right: integer classes or one-hot `y`, or 0 and 1 against one probability."""
     y, answers = _aligned(y, answers, any_shape=False)
-    if np.isnan(answers).any():
-        return np.nan
     if answers.shape[-1] == 1:
         _check(((y >= 0) & (y <= 1)).all(), "0 or 1, for one probability", y)
         return np.mean((answers > 0.5) == (y > 0.5))

@@ -344,3 +344,45 @@ def test_vote_and_spread_beside_a_trained_average():
     model.compile("sgd", {"average": "categorical_crossentropy", "vote": None, "spread": None})
     history = model.fit(normal(B, N, C), {"average": np.eye(C, dtype="float32")[[0, 1, 2] * 2]}, epochs=2, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+# ---- members that answer NaN ----
+
+
+def with_nan(channels):
+    """Probabilities of which member 1 has none in row 2."""
+    p = softmax(2 * normal(B, N, max(channels, 2)))[..., :channels]
+    p[2, 1] = np.nan
+    return p
+
+
+@pytest.mark.parametrize("weights", [None, [1, 0, 2, 1, 1]])
+def test_average_is_nan_where_a_member_is(weights):
+    x = with_nan(C)
+    received = predicted(EnsembleAverage(member_weights=weights), x)
+    np.testing.assert_allclose(received, np.average(x, axis=1, weights=weights), atol=1e-6)
+    assert np.isnan(received[2]).all() and np.isfinite(np.delete(received, 2, axis=0)).all()
+
+
+@pytest.mark.parametrize("channels", [1, C])
+@pytest.mark.parametrize("measure", MEASURES)
+def test_spread_is_nan_where_a_member_is(measure, channels):
+    x = with_nan(channels)
+    multi = keras.Sequential([keras.Input(x.shape[1:]), EnsembleSpread(measure=measure)])
+    for compiled in (False, True):
+        multi.compile(jit_compile=compiled and keras.backend.backend() != "torch")
+        received = multi.predict(x, verbose=0)
+        assert np.isnan(received[2]).all() and np.isfinite(np.delete(received, 2, axis=0)).all()
+        np.testing.assert_allclose(
+            np.delete(received, 2, axis=0), predicted(EnsembleSpread(measure=measure), np.delete(x, 2, axis=0)), atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("channels", [1, C])
+def test_a_member_that_answers_nan_does_not_vote(channels):
+    x = with_nan(channels)
+    x[2, :, 0] = [0.1, np.nan, 0.2, 0.9, 0.3] if channels == 1 else x[2, :, 0]
+    received = predicted(EnsembleVote(), x)
+    np.testing.assert_array_equal(received[2], array(EnsembleVote()(np.delete(x[2:3], 1, axis=1)))[0])
+    of_two = np.array([[[0.1, 0.9], [np.nan, np.nan]]], "float32")
+    assert array(EnsembleVote()(of_two[..., 1:] if channels == 1 else of_two)).tolist() == [1]

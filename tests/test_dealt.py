@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from keras import layers as k
-from keras import tree
+from keras import ops, tree
 from test_chunks import MEMBERS, data, of_each
 from test_predictor import CountsCalls, MinusBatchMean, mixed, mixed_data, mlp
 
@@ -118,6 +118,37 @@ def test_few_rows_of_large_images_are_dealt(two_cores):
     assert [(e.batch_size, e.threads) for e in found.values()] == [(1, 1), (2, 2)]
     x = np.random.default_rng(0).normal(size=(4, 64, 64, 3)).astype("float32")
     oracle.assert_close(multi.predict(x), np.stack([member.predict(x, verbose=0) for member in multi.unpack()], 1))
+
+
+@keras.saving.register_keras_serializable("test_dealt")
+class NeedsDigits(keras.layers.Layer):
+    """The rest of a division, some hundredths off in float32."""
+
+    def call(self, x):
+        return ops.cast((1e6 * ops.cast(x, "float64")) % 1.0, "float32")
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others have no settings of a thread")
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype", "ignore:Layer")
+@pytest.mark.parametrize("is_first_without", [True, False])
+def test_what_is_set_in_the_callers_thread_holds_for_all_batches(is_first_without):
+    """The scopes of JAX are the caller's alone; under one of them the caller computes all batches."""
+    import jax
+
+    enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    multi = kmw.replicate(keras.Sequential([keras.Input((4,)), NeedsDigits(), k.Dense(2)]), 4, seed=0)
+    ask = Predictor(multi, member_chunk=1, most_rows=2, threads=2)
+    if is_first_without:
+        without = ask(data(16))
+    with enable_x64(True):
+        received = ask(data(16))
+        expected = np.stack([member.predict_on_batch(data(16)) for member in multi.unpack()], 1)
+    without = without if is_first_without else ask(data(16))
+    oracle.assert_close(received, expected)
+    assert (np.abs(without - expected).max(axis=(1, 2)) > 1e-3).any()
+    names = noting_threads(ask)
+    ask(data(16))
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize("rows", [2, 4, 12])

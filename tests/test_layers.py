@@ -201,6 +201,16 @@ def test_embedding_ids_outside_the_table_do_not_reach_the_next_member():
     assert not np.array_equal(out[0, 0, 0], [8.0, 9.0])
 
 
+@pytest.mark.parametrize("cls", [k.Embedding, k.ReversibleEmbedding])
+def test_negative_ids_count_from_the_end_of_a_members_own_table(cls):
+    inputs = keras.Input((3,), dtype="int32")
+    models = oracle.members(lambda: keras.Model(inputs, cls(5, 2)(inputs)))
+    x = np.array([[-1, 0, 4], [-5, 1, -2]], "int32")
+    multi = kmw.pack(models, verify=False)
+    for ask in (multi.predict, multi.predictor()):
+        np.testing.assert_array_equal(ask(x), oracle.stacked_predictions(models, x, 2)[0])
+
+
 def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match=r"at least 1. Received: num_members=0"):
         kmw.MultiDense(3, num_members=0)

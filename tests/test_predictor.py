@@ -124,6 +124,33 @@ def test_every_way_answers_as_the_members_do(jit_compile):
             oracle.assert_close(received, wanted, f"{rows} rows, {ask!r}")
 
 
+def looks_up(computed):
+    """Ids that are looked up, of 7, and numbers beside them. Of ids that the model computes the predictor sees nothing."""
+    inputs = {"ids": keras.Input((6,), dtype="int32", name="ids"), "other": keras.Input((1,), name="other")}
+    words = k.Embedding(7, 3)(inputs["ids"] + 0 if computed else inputs["ids"])
+    return keras.Model(inputs, k.Dense(2)(k.Concatenate()([k.Flatten()(words), inputs["other"]])))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others compile in predict as Keras does, or not at all")
+@pytest.mark.parametrize("computed", [False, True])
+def test_predict_of_ids_is_compiled_and_an_id_out_of_range_is_the_error_that_it_is_in_keras(computed):
+    models = oracle.members(lambda: looks_up(computed))
+    multi = kmw.pack(models, verify=False)
+    rng = np.random.default_rng(0)
+    x = {"ids": rng.integers(-7, 7, (4, 6)), "other": 100 * rng.normal(size=(4, 1)).astype("float32")}
+    for model in (multi, multi.average()):
+        received, expected = model.predict(x), oracle.stacked_predictions(models, x, 4)[0]
+        oracle.assert_close(received, expected if model is multi else expected.mean(axis=1))
+        assert ("XLA" in repr(model._own_predictor(x, None))) == (not computed)
+        for wrong in (7, -8):
+            ids = x["ids"].copy()
+            ids[3, 5] = wrong
+            for refuses in (model, models[0]):
+                with pytest.raises(Exception, match="is not in"):
+                    refuses.predict({**x, "ids": ids}, verbose=0)
+        oracle.assert_close(model.predict(x), received)
+
+
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_any_number_of_rows_is_answered(models, multi, batch_size):
     ask = multi.predictor(batch_size)

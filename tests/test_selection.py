@@ -65,6 +65,35 @@ def test_best_members_are_those_of_the_best_scores(classes):
     assert bagging.best_members(answers, y, "accuracy", "max", 3) == expected
 
 
+SICK = 2  # of all members the best, but for its NaN
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "sparse_categorical_accuracy", lambda y, a: (a.argmax(-1) == y).mean()])
+def test_a_member_that_answers_nan_is_not_chosen(classes, metric):
+    """What is chosen is what is chosen of the others, also by a metric that counts NaN as a class."""
+    answers, y = classes[0].copy(), classes[1]
+    others = np.delete(np.arange(MEMBERS), SICK)
+    answers[y == 0, SICK], answers[y != 0, SICK] = np.nan, np.eye(3)[y[y != 0]]
+    assert bagging.best_members(answers, y, metric, "max", 2) == [
+        int(others[i]) for i in bagging.best_members(answers[:, others], y, metric, "max", 2)
+    ]
+    with pytest.raises(ValueError, match="k must be at most the 4 members that do not answer NaN"):
+        bagging.best_members(answers, y, metric, "max", MEMBERS)
+    for options in ({"num_steps": 6}, {"bags": 5, "seed": 0, "num_steps": 3}):
+        found = bagging.greedy_selection(answers, y, metric, "max", **options)
+        alone = bagging.greedy_selection(answers[:, others], y, metric, "max", **options)
+        np.testing.assert_array_equal(found.weights, np.insert(alone.weights, SICK, 0))
+        assert SICK not in found.indices and found.score == alone.score > 0.5
+
+
+def test_stacking_leaves_out_a_member_that_answers_nan(classes, numbers):
+    for (answers, y), loss in ((classes, "log_loss"), (numbers, "mse")):
+        answers = answers.copy()
+        answers[3, SICK] = np.nan
+        alone = bagging.stacking_weights(np.delete(answers, SICK, axis=1), y, loss)
+        np.testing.assert_array_equal(bagging.stacking_weights(answers, y, loss), np.insert(alone, SICK, 0))
+
+
 def test_stacking_by_least_squares_is_the_optimum_of_a_solver(numbers):
     answers, y = numbers
     weights = bagging.stacking_weights(answers, y)
@@ -138,6 +167,7 @@ def test_one_probability_stands_for_two_classes(classes):
         (lambda a, y: bagging.greedy_selection(a[:, 0, 0], y, "accuracy", "max"), r"Answers must be \(B, N, ...\)"),
         (lambda a, y: bagging.greedy_selection(a, y[:5], "accuracy", "max"), "one for each of the 60 rows. Received: 5"),
         (lambda a, y: bagging.best_members(a, y, "accuracy", "max", 9), "k must be at most the 5 members"),
+        (lambda a, y: bagging.best_members(a * np.nan, y, "mse", "min", 1), "NaN from each of the 5 members"),
         (lambda a, y: bagging.stacking_weights(a, y, "hinge"), "loss must be 'mse' or 'log_loss'"),
         (
             lambda a, y: bagging.stacking_weights(a, y + 1, "log_loss"),

@@ -135,6 +135,40 @@ def test_arrays_of_other_lengths_are_refused(steps):
         np.testing.assert_array_equal(received, expected)
 
 
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_no_rows_are_refused_but_as_validation_data_and_have_no_answers(steps, is_fresh):
+    multi, nothing = compiled(steps, metrics=["accuracy"]), (X[:0], Y[:0])
+    if not is_fresh:
+        multi.fit(X, Y, validation_data=(X, Y), **OPTIONS)
+        multi.train_on_batch(X, Y)
+    before = multi.get_weights()
+    for method in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
+        with pytest.raises(ValueError, match="at least one row"):
+            getattr(multi, method)(*nothing)
+    for received, expected in zip(multi.get_weights(), before):
+        np.testing.assert_array_equal(received, expected)
+    assert multi.predict(X[:0]).shape == multi.predict_on_batch(X[:0]).shape == (0, 3, 3)
+    history = multi.fit(X, Y, validation_data=nothing, **OPTIONS).history
+    assert sorted(history) == ["accuracy", "ensemble_accuracy", "loss"]
+
+
+def test_a_member_of_nan_weights_is_scored_as_it_is_alone():
+    multi = compiled()
+    multi.set_member_weights(1, [np.full(w.shape, np.nan) for w in multi.member_weights(1)])
+    y, loss = np.eye(3)[Y], "categorical_crossentropy"
+    scores = lambda: ["accuracy", "mae", keras.metrics.TopKCategoricalAccuracy(2, name="top")]  # noqa: E731
+    multi.compile("sgd", loss, metrics=scores())
+    logs = multi.evaluate(X, y, batch_size=10, verbose=0, return_dict=True)
+    received = multi.member_metrics()
+    for i, model in enumerate(multi.unpack()):
+        model.compile("sgd", loss, metrics=scores())
+        alone = model.evaluate(X, y, batch_size=10, verbose=0, return_dict=True)
+        assert {key: values[i] for key, values in received.items()} == pytest.approx(alone, abs=1e-5, nan_ok=True)
+        assert np.isnan(alone["loss"]) == np.isnan(alone["mae"]) == (i == 1)
+    assert np.isfinite([logs["loss"], logs["mae"]]).all() and np.isnan(logs["ensemble_mae"])
+
+
 def test_members_that_are_sick_since_an_earlier_fit_are_named():
     multi = compiled()
     multi.optimizer.build(multi.trainable_variables)

@@ -46,7 +46,7 @@ def greedy_selection(answers, y, metric, mode, *, num_steps=None, num_best=1, ba
         seed: int, of the bags.
 
     Returns:
-        A `Selection`.
+        A `Selection`. A member that answers NaN is not chosen.
 
     Example:
 
@@ -58,16 +58,16 @@ def greedy_selection(answers, y, metric, mode, *, num_steps=None, num_best=1, ba
     Reference: Caruana, Niculescu-Mizil, Crew and Ksikes, "Ensemble selection from libraries of models", 2004.
     """
     answers, y, score = _scored(answers, y, metric, mode)
-    num_members = answers.shape[1]
-    steps = num_members if num_steps is None else checked_count(num_steps, "num_steps")
-    rng, size = np.random.default_rng(seed_sequence(seed)), sample_size(bag_size, num_members, "bag_size", replace=False)
-    counts = np.zeros(num_members)
+    numbers, answers, whole = _sound(answers)
+    steps = len(whole) if num_steps is None else checked_count(num_steps, "num_steps")
+    rng, size = np.random.default_rng(seed_sequence(seed)), sample_size(bag_size, len(numbers), "bag_size", replace=False)
+    counts = np.zeros(len(numbers))
     for _ in range(checked_count(bags, "bags")):
-        bag = np.arange(num_members) if bags == 1 else np.sort(rng.choice(num_members, size, replace=False))
+        bag = np.arange(len(numbers)) if bags == 1 else np.sort(rng.choice(len(numbers), size, replace=False))
         counts += _grow(answers, lambda a: score(y, a), bag, steps, checked_count(num_best, "num_best"))
-    weights = counts / counts.sum()
-    found = score(y, np.tensordot(answers, weights, (1, 0)))
-    return Selection(weights, np.flatnonzero(counts).tolist(), found if mode == "max" else -found)
+    found = score(y, np.tensordot(answers, counts / counts.sum(), (1, 0)))
+    whole[numbers] = counts / counts.sum()
+    return Selection(whole, np.flatnonzero(whole).tolist(), found if mode == "max" else -found)
 
 
 def best_members(answers, y, metric, mode, k):
@@ -75,12 +75,14 @@ def best_members(answers, y, metric, mode, k):
 
     Args:
         answers, y, metric, mode: As for `greedy_selection`.
-        k: int, 1 to N.
+        k: int, 1 to N. A member that answers NaN does not count.
     """
     answers, y, score = _scored(answers, y, metric, mode)
-    if checked_count(k, "k") > answers.shape[1]:
-        raise ValueError(f"k must be at most the {answers.shape[1]} members. Received: k={k}.")
-    return np.argsort([-score(y, answers[:, i]) for i in range(answers.shape[1])], kind="stable")[:k].tolist()
+    numbers, answers, _ = _sound(answers)
+    if checked_count(k, "k") > len(numbers):
+        raise ValueError(f"k must be at most the {len(numbers)} members that do not answer NaN. Received: k={k}.")
+    order = np.argsort([-score(y, answers[:, i]) for i in range(len(numbers))], kind="stable")
+    return numbers[order[:k]].tolist()
 
 
 def stacking_weights(answers, y, loss="mse", *, iterations=1000):
@@ -93,7 +95,7 @@ def stacking_weights(answers, y, loss="mse", *, iterations=1000):
         iterations: int, of expectation maximisation, at most.
 
     Returns:
-        `(N,)`.
+        `(N,)`; 0 for a member that answers NaN.
 
     Example:
 
@@ -104,11 +106,13 @@ def stacking_weights(answers, y, loss="mse", *, iterations=1000):
 
     Reference: Breiman, "Stacked regressions", 1996, with weights of sum 1.
     """
-    answers = _answers(answers)
+    numbers, answers, whole = _sound(_answers(answers))
     y = checked_targets(y, len(answers))
     if loss not in ("mse", "log_loss"):
         raise ValueError(f"loss must be 'mse' or 'log_loss'. Received: loss={loss!r}.")
-    return _least_squares(answers, y) if loss == "mse" else _mixture(probability_of(answers, y), iterations)
+    found = _least_squares(answers, y) if loss == "mse" else _mixture(probability_of(answers, y), iterations)
+    whole[numbers] = found
+    return whole
 
 
 def _least_squares(answers, y):
@@ -192,8 +196,16 @@ def _scored(answers, y, metric, mode):
     """Checked answers and targets, and a score of which more is better."""
     if mode not in ("max", "min"):
         raise ValueError(f'mode must be "max" or "min". Received: mode={mode!r}.')
-    answers, function = _answers(answers), metric_function(metric)
-    return answers, checked_targets(y, len(answers)), lambda y, a: function(y, a) if mode == "max" else -function(y, a)
+    answers, function, sign = _answers(answers), metric_function(metric), 1 if mode == "max" else -1
+    return answers, checked_targets(y, len(answers)), lambda y, a: np.nan_to_num(sign * function(y, a), nan=-np.inf)
+
+
+def _sound(answers):
+    """The numbers of the members that never answer NaN, their answers, and a zero for each of all members."""
+    is_sound = ~np.isnan(np.moveaxis(answers, 1, 0).reshape(answers.shape[1], -1)).any(axis=1)
+    if not is_sound.any():
+        raise ValueError(f"A member must answer without NaN. Received: NaN from each of the {len(is_sound)} members.")
+    return np.flatnonzero(is_sound), answers[:, is_sound], np.zeros(len(is_sound))
 
 
 def _answers(answers):

@@ -61,7 +61,8 @@ class _OverMembers(keras.layers.Layer):
 class EnsembleAverage(_OverMembers):
     """The average of the members' outputs, of each number or of probabilities.
 
-    Sums are in float32 where the inputs are in half precision. Masked places are averaged like all others.
+    Sums are in float32 where the inputs are in half precision. Masked places are averaged like all others. Where a member
+    answers NaN the average is NaN, as NumPy's, whatever the member's weight.
 
     Args:
         axis: int, where the members are.
@@ -144,6 +145,7 @@ class EnsembleVote(_OverMembers):
     """The class that most members choose; of classes with equally many votes the first.
 
     This is `VotingClassifier(voting="hard")` of scikit-learn. It has no gradient. Weighted votes are summed in float32.
+    Probabilities or logits that are NaN are no vote.
 
     Args:
         axis: int, where the members are.
@@ -235,10 +237,10 @@ class EnsembleSpread(_OverMembers):
     | `mutual_information` | `H - mean_i (-sum_c p_ic log p_ic)`, at least 0             | class probabilities |
     | `disagreement`       | `1 - sum_c n_c (n_c - 1) / (N (N - 1))`, the share of pairs | class probabilities |
 
-    Entropies are in nats. Variance and predictive entropy of an ensemble: Lakshminarayanan, Pritzel and Blundell,
-    "Simple and scalable predictive uncertainty estimation using deep ensembles", 2017. Mutual information: Houlsby et
-    al., "Bayesian active learning for classification and preference learning" (BALD), 2011; Gal, "Uncertainty in deep
-    learning", 2016.
+    Entropies are in nats. Where a member answers NaN every measure is NaN. Variance and predictive entropy of an ensemble:
+    Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation using deep ensembles",
+    2017. Mutual information: Houlsby et al., "Bayesian active learning for classification and preference learning" (BALD),
+    2011; Gal, "Uncertainty in deep learning", 2016.
 
     Args:
         axis: int, where the members are.
@@ -290,21 +292,22 @@ class EnsembleSpread(_OverMembers):
 
     def _std(self, x, axis):
         variance = self._variance(x, axis)
-        apart = variance > 0  # the root has no gradient at 0
-        return ops.where(apart, ops.sqrt(ops.where(apart, variance, 1.0)), 0.0)
+        equal = variance <= 0  # the root has no gradient at 0
+        return ops.where(equal, 0.0, ops.sqrt(ops.where(equal, 1.0, variance)))
 
     def _predictive_entropy(self, x, axis):
         return entropy(ops.mean(both_classes(x), axis=axis))
 
     def _mutual_information(self, x, axis):
-        expected = ops.mean(entropy(both_classes(x)), axis=axis)
-        return ops.maximum(self._predictive_entropy(x, axis) - expected, 0.0)
+        gain = self._predictive_entropy(x, axis) - ops.mean(entropy(both_classes(x)), axis=axis)
+        return ops.where(gain < 0, 0.0, gain)  # the maximum of XLA on TensorFlow is not NaN where this is
 
     def _disagreement(self, x, axis):
         num_members = x.shape[axis]
         counts = ops.sum(one_hot_choices(x), axis=axis)
         agreeing = ops.sum(counts * (counts - 1), axis=-1) / max(num_members * (num_members - 1), 1)
-        return 1.0 - agreeing if num_members > 1 else agreeing
+        found = 1.0 - agreeing if num_members > 1 else agreeing
+        return ops.where(ops.any(ops.isnan(x), axis=(axis, -1)), np.nan, found)
 
     def compute_output_shape(self, input_shape):
         shape = self._without_members(tuple(input_shape))
@@ -332,13 +335,14 @@ def both_classes(p):
 
 def entropy(p):
     """`(..., C)` to `(...)`, in nats; a probability of 0 adds 0."""
-    there = p > 0
-    return -ops.sum(ops.where(there, p * ops.log(ops.where(there, p, 1.0)), 0.0), axis=-1)
+    none = p <= 0
+    return -ops.sum(ops.where(none, 0.0, p * ops.log(ops.where(none, 1.0, p))), axis=-1)
 
 
 def one_hot_choices(p):
-    """The class of each row `(..., C)`, one-hot; `(..., 1)` becomes `(..., 2)`."""
+    """The class of each row `(..., C)`, one-hot; `(..., 1)` becomes `(..., 2)`. None, zeros, where a number is NaN."""
     choices = ops.cast(p[..., 0] > 0.5, "int32") if p.shape[-1] == 1 else ops.argmax(p, axis=-1)
+    choices = ops.where(ops.any(ops.isnan(p), axis=-1), -1, choices)
     return ops.one_hot(choices, max(p.shape[-1], 2), dtype="float32")
 
 

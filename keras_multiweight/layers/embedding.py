@@ -43,6 +43,7 @@ class MultiEmbedding(MultiLayer):
         ids = ids if keras.backend.standardize_dtype(ids.dtype) in ("int32", "int64") else ops.cast(ids, "int32")
         ids = ops.expand_dims(ids, 0) if self.shared_input else ids  # (N or 1, B, ...)
         tables = align(ops.arange(self.num_members, dtype=ids.dtype), len(ids.shape)) * self.input_dim
+        ids = ops.where(ids < 0, ids + self.input_dim, ids)  # from the end
         # An id outside a member's own table must not read its neighbour's: it goes where a table alone sends it.
         outside = ops.logical_or(ids < 0, ids >= self.input_dim)
         ids = ops.where(outside, self.num_members * self.input_dim, ids + tables)

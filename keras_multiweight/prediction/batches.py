@@ -71,15 +71,18 @@ class Arrays:
             yield [_filled(a, missing) for a in batch] if missing > 0 else batch
 
 
-def beside(function, items, threads):
+def beside(function, items, threads, settings=lambda: None):
     """`function` of each item, in order; so many are computed at once, one of them by the caller, and one more is held.
 
     A caller that only waits is in the way: the thread that it wakes last may wait for its core, while another idles.
+
+    The caller computes all where `settings()` is not in its thread what it is in others; None is the same in all.
     """
-    if threads == 1:
+    pool, own = _pool(threads - 1, os.getpid()) if threads > 1 else None, settings()
+    if pool is None or (own is not None and own != pool.submit(settings).result()):
         yield from map(function, items)
         return
-    begun, pool = collections.deque(), _pool(threads - 1, os.getpid())
+    begun = collections.deque()
     for item in items:
         task = functools.partial(function, item)
         begun.append((pool.submit(task), task))

@@ -79,7 +79,8 @@ def _slice(value, start, size):
     if isinstance(start, int):
         return value[start : start + size]
     rest = value.shape[1:]
-    return ops.slice(value, [start] + [0] * len(rest), [size, *rest])
+    zero = ops.zeros_like(start)  # of the dtype of `start`, which an int is not in JAX's 64 bits
+    return ops.slice(value, [start] + [zero] * len(rest), [size, *rest])
 
 
 def graph_of(graph, inputs, shared, before, after):

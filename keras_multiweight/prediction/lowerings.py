@@ -55,19 +55,27 @@ def ways(model, jit_compile):
 def compiles_in_predict(model, asked):
     """The `jit_compile` of `predict`: Keras's, which leaves XLA out on TensorFlow's CPUs, where "auto" knows better.
 
-    With an `Embedding` it stays so, as compiled by XLA an id out of its range is no error; and in half precision, which XLA
-    rounds at fewer places.
+    It stays so in half precision, which XLA rounds at fewer places.
     """
     is_left_out = asked == "auto" and keras.backend.backend() == "tensorflow" and on_cpu()
     halves = {"float16", "bfloat16"}.intersection(layer.compute_dtype for layer in all_layers(model))
-    return "auto" if is_left_out and not halves and not _has(model, "Embedding") else model.jit_compile
+    return "auto" if is_left_out and not halves else model.jit_compile
 
 
 def _has(model, *names):
     """Whether a part of a class's name, such as "Conv", is in that of a layer, or of a member's layer."""
-    layers = [layer.template() if isinstance(layer, MultiLayer) else layer for layer in all_layers(model)]
-    classes = {type(inner).__name__ for layer in layers for inner in all_layers(layer)}
-    return any(name in cls for name in names for cls in classes)
+    return any(name in cls for name in names for cls in _classes(model))
+
+
+def _classes(model):
+    """The names of the classes of all layers, those of a member's in the place of those of all members."""
+    layers = [all_layers(x.template()) if isinstance(x, MultiLayer) else [x] for x in all_layers(model)]
+    return [type(inner).__name__ for parts in layers for inner in parts]
+
+
+def num_lookups(model):
+    """How many layers of a model look up ids."""
+    return sum("Embedding" in name for name in _classes(model))
 
 
 def worth_trying():
@@ -148,6 +156,15 @@ def cached(model):
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def settings_of_thread():
+    """What scopes such as `with jax.default_matmul_precision("float32")` set, in the thread that they are in alone."""
+    if keras.backend.backend() != "jax":
+        return None
+    import jax
+
+    return jax.config.values
 
 
 def batch_numbers():

@@ -5,6 +5,7 @@ import keras
 from keras_multiweight.arrays import are_arrays, without_pandas
 from keras_multiweight.prediction import lowerings
 from keras_multiweight.prediction.batches import check_at_least_one
+from keras_multiweight.prediction.ids import Ids
 from keras_multiweight.prediction.predictor import Predictor
 from keras_multiweight.prediction.sizes import Sizes
 
@@ -15,7 +16,7 @@ class Predicting:
     The class tells by `jit_compile_asked()` what `compile` was given: a bool or "auto".
     """
 
-    _predictor = None  # at the first `predict` what it was made for, and it
+    _predictors = None  # at the first `predict` what they were made for, and they
 
     def tuned(self):
         """What `tune` found, as a list of `Tuned`, one for each backend and number of rows that it was asked for."""
@@ -40,17 +41,20 @@ class Predicting:
         plain = steps is None and not callbacks and verbose in ("auto", 0) and not self.run_eagerly
         x = x if are_arrays(x) else without_pandas(x)
         if plain and are_arrays(x) and keras.distribution.distribution() is None:
-            return self._own_predictor(memory_limit)(x, batch_size)
+            return self._own_predictor(x, memory_limit)(x, batch_size)
         return super().predict(x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks)
 
-    def _own_predictor(self, memory_limit):
-        """That of `predict`."""
+    def _own_predictor(self, x, memory_limit):
+        """That of `predict` for `x`: compiled by XLA an id out of the range of an `Embedding` would be no error."""
         asked = self.jit_compile_asked(), memory_limit, self.tuned()
-        if self._predictor is None or self._predictor[0] != asked:
-            compiles = lowerings.compiles_in_predict(self, asked[0])
-            options = {"jit_compile": compiles, "memory_limit": memory_limit, "tuned": self.tuned()}
-            self._predictor = asked, Predictor(self, patient=True, **options)
-        return self._predictor[1]
+        if self._predictors is None or self._predictors[0] != asked:
+            ids, options = Ids(self.packed(), lowerings.num_lookups(self)), {"patient": True, "memory_limit": memory_limit}
+            as_keras = Predictor(self, jit_compile=self.jit_compile, **options)
+            compiles = lowerings.compiles_in_predict(self, asked[0]) if ids.are_known else self.jit_compile
+            fastest = Predictor(self, jit_compile=compiles, tuned=self.tuned(), **options)
+            self._predictors = asked, ids, fastest, as_keras
+        _, ids, fastest, as_keras = self._predictors
+        return fastest if ids.are_in_range(x) else as_keras
 
     def packed(self):
         """The `MultiModel` whose members are computed in chunks."""

@@ -203,7 +203,8 @@ class Predictor:
         batches = arrays.batches(cut.rows, cut.fill)
         if cut.threads > 1 and (way.name, arrays.form, cut.rows, cut.members) not in self._programs:
             yield answer(next(batches))
-        yield from beside(answer, batches, cut.threads if self._sizes.num_members > 1 else 1)
+        threads = cut.threads if self._sizes.num_members > 1 else 1
+        yield from beside(answer, batches, threads, lowerings.settings_of_thread)
 
     def _cut(self, way, arrays, as_keras, limit):
         """How the rows are cut, at most as many in a batch: as Keras would where rows depend on those beside them."""

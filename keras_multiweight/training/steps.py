@@ -204,6 +204,12 @@ def can_be_fed(data, validation_data):
     return are_arrays((data, validation_data))
 
 
+def check_has_rows(x):
+    """Raise where inputs are arrays without a row, of which Keras gives other numbers or errors on each backend."""
+    if are_arrays(x) and next(a.shape[:1] for a in tree.flatten(x) if a is not None) == (0,):
+        raise ValueError("Training and evaluation need at least one row. Received: inputs of 0 rows.")
+
+
 def first_batch(x, y, sample_weight):
     """The first batch of anything that `fit` takes, as `(x, y, sample_weight)`, and `x` still whole."""
     if are_arrays(x):

@@ -24,6 +24,7 @@ from keras_multiweight.training.steps import (
     StepCallbacks,
     automatic_steps,
     can_be_fed,
+    check_has_rows,
     first_batch,
     inside_step,
     members_data,
@@ -318,6 +319,7 @@ class MemberTrainer(ScoredModel):
         Later, `check` arrays: do they go with those before?
         """
         self._check_compiled()
+        check_has_rows(x)
         self.optimizer.build(self.trainable_variables)
         if all(s.stacks is not None for s in self.scores()) and not (check and are_arrays(x)):
             return x
