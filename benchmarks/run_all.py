@@ -117,9 +117,8 @@ def grown(backend):
     if not {10, 1000} <= first.keys():
         return ""
     ratio = first[1000] / first[10]
-    return (
-        f" First call of the MLP, 32 rows: {first[10]:.2f} s for N=10, {first[1000]:.2f} s for N=1,000 ({ratio:.2f} times)."
-    )
+    seconds = f"{first[10]:.2f} s for N=10, {first[1000]:.2f} s for N=1,000 ({ratio:.2f} times)"
+    return f" To trace and compile the MLP, 32 rows: {seconds}."
 
 
 def write():
