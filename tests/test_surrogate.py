@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_multiweight.surrogate import Categorical, Integer, SurrogateOptimizer, search
+from keras_multiweight.surrogate.regions import WIDEST, Niches, Region
 
 CENTRE = np.array([0.3, -0.4, 1.1])
 BOUNDS = [(-1, 1), (-2, 0.5), (0.1, 3)]
@@ -313,6 +314,34 @@ def test_another_region_beyond_a_valley_has_its_turns(dim, share):
     for optimizer._search.turn in range(100):
         turns.append(optimizer._search._group_in_turn())
     assert turns.count(optimizer._search.niches.promising()[1]) == 100 * share
+
+
+def test_box_is_wider_along_what_matters_little():
+    region = Region(np.array([0.5, 0.5]), 1.0, np.array([0.5, 0.5]), half=0.1)
+    region.reshape(np.array([1.0, 1e-4]))
+    narrow, wide = region.shape
+    assert narrow < 1 < wide and narrow * wide == pytest.approx(1) and wide / narrow == pytest.approx(10**0.5, rel=1e-4)
+    low, high = region.box()
+    np.testing.assert_allclose((high - low) / 2, 0.1 * region.shape)
+    np.testing.assert_allclose(region.away(np.array([high, [0.5, 0.5]])), [0.1, 0.0], atol=1e-12)
+    for _ in range(9):
+        region.reshape(np.array([1.0, 1e-4]))
+    np.testing.assert_allclose(region.shape, [1 / WIDEST, WIDEST])
+    niches, again = Niches(count=1, patience=4, regions=[region]), Niches(count=1, patience=4)
+    again.restore(niches.state())
+    np.testing.assert_array_equal(again.regions[0].shape, region.shape)
+
+
+@pytest.mark.parametrize("noise", [None, 0.01])
+def test_members_say_what_matters_little_where_there_is_noise(noise, monkeypatch):
+    monkeypatch.setattr(search, "TRAIN_STEPS", 100)
+    optimizer = make(n_init=20, noise=noise)
+    for _ in range(4):
+        x = optimizer.ask(10)
+        optimizer.tell(x, (x[:, 0] - 1.0) ** 2)
+    optimizer.ask(1)
+    shape = np.broadcast_to(optimizer._search.niches.regions[0].shape, 3)
+    assert shape[0] < shape[1:].min() if noise else (shape == 1).all()
 
 
 def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):

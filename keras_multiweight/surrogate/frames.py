@@ -17,7 +17,7 @@ class Frame:
 
     Attributes:
         centre, low, high: (D,) in the cube.
-        scale: float.
+        scale: float, or (D,).
         rows: Numbers of the pool's points in reach, the nearest first.
         is_cube: bool, whether it is the whole.
     """
@@ -41,7 +41,7 @@ class Frame:
 
     def reaches(self, unit):
         """(n,), whether points are near the centre: no further out than most that the members see, or than `NEAR`."""
-        return np.abs(unit - self.centre).max(axis=1) <= max(self.scale, NEAR)
+        return (np.abs(unit - self.centre) <= np.maximum(self.scale, NEAR)).all(axis=1)
 
     def top(self, unit, heights, count):
         """The highest points in the box, at most `count`."""
@@ -63,10 +63,10 @@ def whole_cube(unit):
 
 def box_of(region, unit, window):
     """The frame of a region: its scale is its box, or what the nearest points span if they are further apart."""
-    away = np.abs(unit - region.centre).max(axis=1)
+    away = region.away(unit)
     rows = np.argsort(away, kind="stable")[:window]
     scale = max(region.half, float(np.median(away[rows])))
-    return Frame(region.centre, scale, *region.box(), rows)
+    return Frame(region.centre, scale * region.shape, *region.box(), rows)
 
 
 # ---- targets ----

@@ -16,6 +16,7 @@ LARGEST, SMALLEST = 0.3, 0.0002  # half the side of a box, in units of the cube
 APART = 0.2  # of the cube's diagonal: how far incumbents are from each other
 PROGRESS = 1e-3  # of the spread of heights: what counts as a success
 MEMORY, HORIZON = 20, 40  # calls of a region over which its pace is a mean, and for how many more it is thought to last
+RESHAPE, WIDEST = 0.125, 3.0  # half of the power that makes all effects near a maximum equal; the limit of a shape
 REACH = 2.0  # half the side of a box after a success, in units of the step that was taken
 
 
@@ -31,6 +32,7 @@ class Region:
         failures: Points told since the last success.
         seen: How many of the pool's points have been counted.
         pace: By how much a call raised the height of late.
+        shape: (D,), of geometric mean 1: how much wider than on the whole the box is in each coordinate.
     """
 
     centre: np.ndarray
@@ -40,10 +42,24 @@ class Region:
     failures: int = 0
     seen: int = 0
     pace: float = 0.0
+    shape: np.ndarray | float = 1.0
+
+    def away(self, unit):
+        """(n,): how far points are from the centre, as half of the side of the box on whose border they are."""
+        return (np.abs(unit - self.centre) / self.shape).max(axis=1)
 
     def box(self):
         """The lower and upper corner, cut off at the cube."""
-        return np.maximum(self.centre - self.half, 0.0), np.minimum(self.centre + self.half, 1.0)
+        return np.maximum(self.centre - self.half * self.shape, 0.0), np.minimum(self.centre + self.half * self.shape, 1.0)
+
+    def reshape(self, effects):
+        """Widen the box along coordinates that matter little, and narrow it along the others, some at a time.
+
+        Args:
+            effects: (D,) mean squares of how the height changes when a coordinate alone is drawn anew within the box.
+        """
+        shape = self.shape * (effects + 1e-9) ** -RESHAPE
+        self.shape = np.clip(shape / np.exp(np.log(shape).mean()), 1 / WIDEST, WIDEST)
 
     def learn(self, unit, heights, mine, owned, patience, floor):
         """Move to a better point, with a box as wide as the step, or shrink.
@@ -57,7 +73,7 @@ class Region:
         """
         is_new = np.arange(len(heights)) >= self.seen
         before, calls = self.height, int((is_new & mine).sum())
-        away = np.abs(unit - self.centre).max(axis=1)
+        away = self.away(unit)
         near = (is_new | (floor > 0)) & (away <= 2 * self.half) | (is_new & mine)
         if floor > 0:
             self.height = float(heights[away.argmin()])
@@ -76,13 +92,13 @@ class Region:
     def _move(self, centre, height, heights):
         spread = np.quantile(heights, 0.9) - np.median(heights)
         if height > self.height + PROGRESS * spread:
-            step = float(np.abs(centre - self.centre).max())
+            step = float(self.away(centre[None])[0])
             self.half = float(np.clip(REACH * step, self.half / 2, min(self.half * 2, LARGEST)))
             self.failures = 0
         self.centre, self.height = centre, float(height)
 
     def _is_flat(self, unit, heights, floor):
-        inside = heights[np.abs(unit - self.centre).max(axis=1) <= self.half]
+        inside = heights[self.away(unit) <= self.half]
         return len(inside) > 0 and inside.max() - np.median(inside) < floor
 
 
@@ -184,11 +200,14 @@ class Niches:
 
     def state(self):
         """Plain values."""
-        plain = [{**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist()} for r in self.regions]
+        plain = [
+            {**asdict(r), "centre": r.centre.tolist(), "origin": r.origin.tolist(), "shape": np.array(r.shape).tolist()}
+            for r in self.regions
+        ]
         return {"regions": plain, "exhausted": [c.tolist() for c in self.exhausted], "is_valley": self.is_valley}
 
     def restore(self, state):
-        arrays = [{name: np.array(r[name]) for name in ("centre", "origin")} for r in state["regions"]]
+        arrays = [{name: np.array(r[name]) for name in r if isinstance(r[name], list)} for r in state["regions"]]
         self.regions = [Region(**{**r, **found}) for r, found in zip(state["regions"], arrays)]
         self.exhausted, self.is_valley = [np.array(centre) for centre in state["exhausted"]], state["is_valley"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_multiweight.surrogate.space import Categorical, Integer, Real, keys
 
-VERSION = 4
+VERSION = 5
 DIMENSIONS = {cls.__name__: cls for cls in (Real, Integer, Categorical)}
 ARGUMENTS = ("num_members", "seed", "maximize", "n_init", "batch_size", "noise", "member_update", "acquisitions")
 

@@ -19,7 +19,7 @@ PLAIN_TURNS = "CLLOLLOLLO"  # a plain function is climbed so soon that another r
 LOOK, PLACES = 15, (0.4, 0.6, 0.5)  # turns from one look for a valley between regions to the next, and where it is
 GAP, NOISY_GAP = 0.1, 0.5  # of half a box, without and with noise: how far a batch is apart, root mean square
 MIDDLE, RECALLED = 20, 4  # told points round whose middle one is recommended, and windows that are learned for it
-JUDGED, CONSENSUS = 2048, 40  # points drawn there, and those of which the middle is recommended
+JUDGED, CONSENSUS = 2048, 100  # points drawn there, and those of which the middle is recommended
 DRAWN_DIMS = 20  # of a draw, about as many coordinates differ from the incumbent's
 
 
@@ -72,8 +72,18 @@ class Search:
         if self.noise and self.frames and self.ensemble:
             self._train(pool)
             heights = self.expected(pool)
+            self.niches.regions[0].reshape(self._effects(self.frames[0]))
         self.niches.update(pool.unit, heights, pool.origins)
         self._train(pool)
+
+    def _effects(self, frame):
+        """(D,): how much each coordinate matters in a box, as the mean of all members has it (Jansen 1999)."""
+        drawn, anew = self.rng.uniform(frame.low, frame.high, (2, self.window, len(frame.low)))
+        one = np.eye(drawn.shape[1], dtype=bool)
+        changed = [drawn, *(np.where(coordinate, anew, drawn) for coordinate in one)]
+        expected = self._outputs([frame] * len(self.groups), np.concatenate(changed)).mean(axis=1)
+        first, *others = expected.reshape(len(changed), -1)
+        return np.mean((np.array(others) - first) ** 2, axis=1)
 
     def _train(self, pool):
         """All members on the windows of their groups, as the regions are now."""
@@ -127,9 +137,12 @@ class Search:
     def _best_frame(self, pool):
         """A box round the middle of the points that the members expect to be the best, of those round the very best."""
         expected = self.expected(pool)
-        near = np.flatnonzero(np.abs(pool.unit - pool.unit[expected.argmax()]).max(axis=1) <= LARGEST)
+        top, shape = pool.unit[expected.argmax()], self.niches.regions[0].shape
+        near = np.flatnonzero(Region(top, 0.0, top, shape=shape).away(pool.unit) <= LARGEST)
         middle = pool.unit[near[np.argsort(-expected[near], kind="stable")[:MIDDLE]]].mean(axis=0)
-        return box_of(Region(middle, expected.max(), middle, half=LARGEST / 2), pool.unit, RECALLED * self.window)
+        return box_of(
+            Region(middle, expected.max(), middle, half=LARGEST / 2, shape=shape), pool.unit, RECALLED * self.window
+        )
 
     def answers(self, frames, unit, known):
         """(n, N): what every member predicts at points, as heights, each in its group's frame."""
@@ -257,11 +270,12 @@ class Search:
         number = self._group_in_turn()
         points, predictions = groups[number]
         frame = self.frames[number]
-        gap = (NOISY_GAP if self.noise else GAP) * float(np.mean(frame.high - frame.low)) / 2
+        shape = self.niches.regions[number].shape if number < self.num_regions else 1.0
+        gap = (NOISY_GAP if self.noise else GAP) * float(np.mean((frame.high - frame.low) / shape)) / 2
         order = self._order(points, predictions)
         if not frame.is_cube:
             order = order[self.niches.owns(number, points[order])]
-        at = _first_apart(points, order, taken, gap)
+        at = _first_apart(points / shape, order, [p / shape for p in taken], gap)
         origin = number if number < self.num_regions else WHOLE
         return (points[at] if at is not None else self.rng.uniform(frame.low, frame.high)), origin
 
