@@ -43,7 +43,15 @@ class ForkAndMerge:
             known, values = optimizer.pool.points, optimizer.pool.values
             best = values.argsort()[:50]
             errors = np.abs(optimizer.predict(known[best]).members - values[best, None]).mean(axis=0)
-            self.pair = int(errors.argmin()), optimizer.fork(int(errors.argmin()))
+            self.pair = next(filter(None, (forked(optimizer, int(i)) for i in errors.argsort())))
+
+
+def forked(optimizer, i):
+    """A member and its fork, or None where it is alone in its group."""
+    try:
+        return i, optimizer.fork(i)
+    except ValueError:
+        return None
 
 
 def members(num_members, kind, dim, noise, batch):

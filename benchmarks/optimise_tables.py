@@ -25,7 +25,7 @@ def label(method, *rows):
     _, _, own = method.partition("members-")
     number, _, kind = own.partition("-")
     name = NAMES.get(method) or (f"{number} networks{f' with {kind}' * bool(kind)}" if own else method)
-    return name + "\\*" * any(row["seeds"][0] != FIRST_SEED for row in rows if row)
+    return name + "\\*" * any(row["seeds"][0] < FIRST_SEED for row in rows if row)
 
 
 def end(row):

@@ -457,3 +457,14 @@ def test_bad_numbers_are_refused_by_name(name):
         SurrogateOptimizer([(0, 1)], **{name: -1})
     with pytest.raises(ValueError, match="predict needs a network"):
         SurrogateOptimizer([(0, 1)], num_members=0).predict([[0.5]])
+
+
+@pytest.mark.parametrize("noise", [-0.1, np.nan, np.inf, "x"])
+def test_noise_is_a_standard_deviation(noise):
+    with pytest.raises(ValueError, match="noise must be a standard deviation"):
+        make(noise=noise)
+
+
+def test_constraints_give_a_bool_for_each_point():
+    with pytest.raises(ValueError, match="constraints must give a bool for each of 1 points. Received: 3"):
+        make(constraints=lambda points: np.zeros(3, bool)).allowed(np.zeros((1, 3)))

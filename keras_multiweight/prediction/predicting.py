@@ -72,7 +72,8 @@ class Predicting:
                 Where all but `memory_limit` are left out, they are what `tune` found.
 
         Returns:
-            A `Predictor`. It is right after the weights change, and several threads may call it.
+            A `Predictor`. It is right after the weights change, and several threads may call it (on JAX not
+            while another one is in `fit`).
 
         Example:
 

@@ -53,7 +53,8 @@ class Predictor:
 
     It compiles a program when a number of rows first comes, and reads the weights at each call: it is right after training,
     and after weights were set. On JAX the program knows the weights of a small model; where they change, one that takes them
-    as arguments is compiled, once. Several threads may call it. The arrays that it gives are the caller's own.
+    as arguments is compiled, once. Several threads may call it; on JAX not while another one trains the model, whose weights
+    `fit` then gives away, as with Keras's own `predict`. The arrays that it gives are the caller's own.
 
     Many rows are cut into batches, and the members of a `MultiModel` into chunks that a program computes one after another,
     so that what the layers give stays in the caches of a CPU and within the limit of memory. Where XLA would leave cores

@@ -86,6 +86,8 @@ class SurrogateOptimizer:
         for name, (value, least) in limits.items():
             if not isinstance(value, (int, np.integer)) or value < least:
                 raise ValueError(f"{name} must be an int of at least {least}. Received: {name}={value!r}.")
+        if not isinstance(noise, (int, float, np.number, type(None))) or not 0.0 <= self.noise < np.inf:
+            raise ValueError(f"noise must be a standard deviation, a number of at least 0. Received: noise={noise!r}.")
         self.num_members, self.member_update = num_members, member_update
         self.acquisitions = checked_names(acquisitions or (NOISY if self.noise else EXACT))
         self.constraints = [constraints] if callable(constraints) else list(constraints or ())
@@ -178,7 +180,10 @@ class SurrogateOptimizer:
         """Whether decoded points `(n, d)` keep all constraints, (n,)."""
         kept = np.ones(len(points), bool)
         for constraint in self.constraints:
-            kept &= np.asarray(constraint(points), bool).reshape(len(points))
+            found = np.asarray(constraint(points), bool)
+            if found.size != len(points):
+                raise ValueError(f"constraints must give a bool for each of {len(points)} points. Received: {found.size}.")
+            kept &= found.reshape(len(points))
         return kept
 
     def tell(self, points, values):
