@@ -466,5 +466,5 @@ def test_noise_is_a_standard_deviation(noise):
 
 
 def test_constraints_give_a_bool_for_each_point():
-    with pytest.raises(ValueError, match="constraints must give a bool for each of 1 points. Received: 3"):
+    with pytest.raises(ValueError, match=r"constraints must give a bool for each of 1 points\. Received: 3"):
         make(constraints=lambda points: np.zeros(3, bool)).allowed(np.zeros((1, 3)))
