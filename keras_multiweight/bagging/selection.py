@@ -65,8 +65,8 @@ def greedy_selection(answers, y, metric, mode, *, num_steps=None, num_best=1, ba
     for _ in range(checked_count(bags, "bags")):
         bag = np.arange(len(numbers)) if bags == 1 else np.sort(rng.choice(len(numbers), size, replace=False))
         counts += _grow(answers, lambda a: score(y, a), bag, steps, checked_count(num_best, "num_best"))
-    found = score(y, np.tensordot(answers, counts / counts.sum(), (1, 0)))
-    whole[numbers] = counts / counts.sum()
+    whole[numbers] = weights = counts / counts.sum()
+    found = score(y, np.tensordot(answers, weights, (1, 0)))
     return Selection(whole, np.flatnonzero(whole).tolist(), found if mode == "max" else -found)
 
 
@@ -110,8 +110,7 @@ def stacking_weights(answers, y, loss="mse", *, iterations=1000):
     y = checked_targets(y, len(answers))
     if loss not in ("mse", "log_loss"):
         raise ValueError(f"loss must be 'mse' or 'log_loss'. Received: loss={loss!r}.")
-    found = _least_squares(answers, y) if loss == "mse" else _mixture(probability_of(answers, y), iterations)
-    whole[numbers] = found
+    whole[numbers] = _least_squares(answers, y) if loss == "mse" else _mixture(probability_of(answers, y), iterations)
     return whole
 
 

@@ -78,8 +78,8 @@ def beside(function, items, threads, settings=lambda: None):
 
     The caller computes all where `settings()` is not in its thread what it is in others; None is the same in all.
     """
-    pool, own = _pool(threads - 1, os.getpid()) if threads > 1 else None, settings()
-    if pool is None or (own is not None and own != pool.submit(settings).result()):
+    pool = _pool(threads - 1, os.getpid()) if threads > 1 else None
+    if pool is None or _differs(settings(), settings, pool):
         yield from map(function, items)
         return
     begun = collections.deque()
@@ -90,6 +90,11 @@ def beside(function, items, threads, settings=lambda: None):
             yield _first_result(begun)
     while begun:
         yield _first_result(begun)
+
+
+def _differs(own, settings, pool):
+    """Whether the caller's own settings are not those of a thread of the pool."""
+    return own is not None and own != pool.submit(settings).result()
 
 
 def _first_result(begun):

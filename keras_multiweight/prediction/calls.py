@@ -113,12 +113,14 @@ class PureCall:
 
     Attributes:
         variables: Those of the model.
+        places: Where they hold their values, as `places` gives it.
         values: Function without arguments that gives their values as they are now.
     """
 
     def __init__(self, call):
         self.variables = call.model.variables
-        self.values = reader(self.variables)
+        self.places = places(self.variables)
+        self.values = reader(self.variables, self.places)
         self._call = StatelessCall(call, self.variables)
         self._lock = threading.Lock()
 
@@ -136,13 +138,12 @@ class PureCall:
         return outputs
 
 
-def reader(variables):
+def reader(variables, held):
     """A function without arguments that gives the values of variables as they are now, outside of Keras's scopes.
 
-    `variable.value` asks for a scope at each call: six values take as long as a small program. Here it is found out once
-    where a variable holds its value.
+    `variable.value` asks for a scope at each call: six values take as long as a small program. Here they are read where
+    the variables hold them, as `places` found out once.
     """
-    held = places(variables)
     if held is None:
         return lambda: [v.value for v in variables]
 

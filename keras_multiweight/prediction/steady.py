@@ -6,8 +6,6 @@ import operator
 import numpy as np
 from keras import ops
 
-from keras_multiweight.prediction.calls import places
-
 MOST_NUMBERS = 2**20  # of all weights: larger programs take so long that arguments do not count
 MOST_ROWS = 128  # above, XLA multiplies by constants more slowly than by arguments
 
@@ -26,7 +24,7 @@ class SteadyCall:
     """
 
     def __init__(self, pure, jit):
-        self._values, self._places = pure.values(), places(pure.variables)
+        self._values, self._places = pure.values(), pure.places
         constants = [np.asarray(v) for v in self._values]  # these stay where `fit` gives the variables' own arrays away
         self.function = jit(lambda arrays: pure(list(map(ops.convert_to_tensor, constants)), arrays))
 
@@ -34,7 +32,7 @@ class SteadyCall:
     def pays(pure, rows):
         """Whether weights and rows are few, and it is clear where the variables hold their values."""
         numbers = sum(math.prod(v.shape) for v in pure.variables)
-        return numbers <= MOST_NUMBERS and rows <= MOST_ROWS and places(pure.variables) is not None
+        return numbers <= MOST_NUMBERS and rows <= MOST_ROWS and pure.places is not None
 
     def serves(self):
         """Whether the variables hold the arrays that the program knows: JAX writes into none."""
