@@ -3,8 +3,9 @@
     KERAS_BACKEND=jax python benchmarks/lowerings.py            # prints a table
     KERAS_BACKEND=jax python benchmarks/lowerings.py --write    # and writes it to keras_multiweight/layers/costs.json
 
-Milliseconds of a layer alone in a model, by `Predictor`: on TensorFlow convolutions run in a graph, all else by XLA. The
-lowerings of a line ran in turn, in one process; in brackets the one that is taken.
+Milliseconds of a layer alone in a model, by `Predictor`: on TensorFlow convolutions run in a graph, all else by XLA. A
+product has a second one behind it, as JAX runs programs of many kernels otherwise. The lowerings of a line ran in turn, in
+one process; in brackets the one that is taken.
 """
 
 import argparse
@@ -26,11 +27,12 @@ from keras_multiweight.prediction import Predictor
 TABLE = pathlib.Path(costs.__file__).with_name(costs.FILE)
 MOST_NUMBERS = 60_000_000  # that one lowering may give, or need for its patches
 SHARED, OWN = True, False
+BEHIND = "behind"  # the product behind another
 
 
 def cases():
     """The layer for N members, how it is called, and a member's input, `(B, ..., C)`."""
-    for num_members, rows, width, shared in itertools.product((5, 50, 200), (1, 32, 1024), (16, 64, 256), (SHARED, OWN)):
+    for num_members, rows, width, shared in itertools.product((5, 10, 50, 200), (1, 32, 1024), (16, 64, 256), (SHARED, OWN)):
         yield multi.MultiDense(width, num_members=num_members, **place(shared)), (rows, width)
     for num_members, rows, width, shared in itertools.product((5, 20), (1, 32, 256), (8, 64), (SHARED, OWN)):
         for cls in (multi.MultiLSTM, multi.MultiGRU)[: 1 + (rows == 32)]:
@@ -63,6 +65,8 @@ def model_of(layer, shape):
         inputs = keras.Input((n, *shape))
         x = plumbing.BatchToMembers(n)(inputs)
     x = layer(x, x) if isinstance(layer, multi.MultiMultiHeadAttention) else layer(x)
+    if isinstance(layer, multi.MultiDense):
+        x = multi.MultiDense(layer.units, num_members=n, member_axis=0, name=BEHIND)(keras.ops.relu(x))
     if layer.member_axis == -1:
         return keras.Model(inputs, k.GlobalMaxPooling2D()(x) if len(x.shape) == 4 else k.GlobalMaxPooling1D()(x))
     x = multi.MultiDense(1, num_members=n, member_axis=0, name="reads")(keras.ops.relu(x))
@@ -73,10 +77,12 @@ def measure(layer, shape, repeats):
     """A line of the table: the work of a layer, and the milliseconds of each lowering."""
     model = model_of(layer, shape)
     rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.1, w.shape) for w in model.get_weights()])  # equal members would be computed once
     x = rng.normal(size=(shape[0], *model.inputs[0].shape[1:])).astype("float32")
     runs = {}
     for name in layer.lowerings():
-        layer.lowering = name
+        for part in (part for part in model.layers if part is layer or part.name == BEHIND):
+            part.lowering = name if name in part.lowerings() else part.lowerings()[0]
         ask = Predictor(model, batch_size=shape[0])
         ask(x)  # compiles
         runs[name] = lambda ask=ask: ask(x)

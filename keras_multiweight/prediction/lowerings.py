@@ -125,6 +125,7 @@ class Cached(NamedTuple):
         copies: How many numbers out of the caches cost what the copy of a weight for its chunk does.
         shared: Whether the cores share the members of a chunk.
         dealt: Where rows too many for `whole` are dealt to the cores, else None.
+        fused: Up to how many rows XLA is to compute products together with what is around them.
     """
 
     chunk: int
@@ -137,6 +138,7 @@ class Cached(NamedTuple):
     copies: float = 1 / 8
     shared: bool = False
     dealt: Dealt | None = None
+    fused: int = 0
 
 
 def cached(model):
@@ -262,10 +264,11 @@ def _jax(call, arrays):
 
     sync = _syncing(call.model)
     sync()
-    pure = PureCall(call)
-    function = jax.jit(pure)
-    is_steady = call.is_steady and on_cpu() and SteadyCall.pays(pure, rows=len(arrays[0]))
-    steady = SteadyCall(pure, jax.jit) if is_steady else None
+    pure, rows = PureCall(call), len(arrays[0])
+    jit = _jit_fused() if on_cpu() and rows <= cached(call.model).fused else jax.jit
+    function = jit(pure)
+    is_steady = call.is_steady and on_cpu() and SteadyCall.pays(pure, rows)
+    steady = SteadyCall(pure, jit) if is_steady else None
 
     def values():
         sync()
@@ -288,6 +291,23 @@ def _jax(call, arrays):
         return [np.array(y) for y in outputs]
 
     return run
+
+
+@functools.cache
+def _jit_fused():
+    """`jax.jit` that has XLA's library for CPUs compute products with the biases and activations around them in one pass.
+
+    As it comes XLA gives that library products alone, and reductions with all before them. Where this version of XLA knows
+    no such option, it is `jax.jit` itself.
+    """
+    import jax
+
+    fused = functools.partial(jax.jit, compiler_options={"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"})
+    try:
+        fused(lambda: 0.0)()
+    except jax.errors.JaxRuntimeError:
+        return jax.jit
+    return fused
 
 
 class _Watch:
@@ -399,7 +419,7 @@ _CACHED = (  # what the names of a model's layers contain, and by backend what s
         ("",),
         {
             "tensorflow": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
-            "jax": Cached(2**20, 2**20, 2, 16, dealt=_ALONE),
+            "jax": Cached(2**20, 2**20, 2, 16, dealt=_ALONE, fused=256),
             "torch": Cached(2**20, 2**20, 4, 16, shared=True),
         },
     ),
