@@ -346,11 +346,11 @@ def test_members_say_what_matters_little_where_there_is_noise(noise, monkeypatch
 
 
 def test_out_of_bag_rows_stay_so_as_rows_are_added():
-    left_out = out_of_bag(400, 8, is_noisy=True)
+    left_out = out_of_bag(400, 8, is_noisy=True, seed=0)
     assert (left_out.sum(axis=1) == 2).all()
     np.testing.assert_allclose(left_out.mean(axis=0), 0.25, atol=0.1)  # no member is spared
-    np.testing.assert_array_equal(out_of_bag(90, 8, is_noisy=True), left_out[:90])
-    assert not out_of_bag(400, 8, is_noisy=False).any() and not out_of_bag(400, 3, is_noisy=True).any()
+    np.testing.assert_array_equal(out_of_bag(90, 8, is_noisy=True, seed=0), left_out[:90])
+    assert not out_of_bag(400, 8, is_noisy=False, seed=0).any() and not out_of_bag(400, 3, is_noisy=True, seed=0).any()
 
 
 @pytest.mark.parametrize("num_members, share", [(4, 0.25), (3, 0.0)])
@@ -363,7 +363,7 @@ def test_noisy_points_are_judged_by_the_members_that_never_learned_them(num_memb
         optimizer.tell(x, bowl(x))
     optimizer.ask(1)
     found, pool, frame = optimizer._search, optimizer.pool, optimizer._search.frames[0]
-    left_out = out_of_bag(40, num_members, is_noisy=True)
+    left_out = out_of_bag(40, num_members, is_noisy=True, seed=0)
     assert left_out.mean() == share and len(learned) == 3
     for weights in learned[1:]:  # both trainings of the last ask
         assert weights.sum() == 40 * num_members * (1 - share)

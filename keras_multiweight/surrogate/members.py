@@ -33,9 +33,9 @@ def diversity(num_members, is_noisy=False, steepness=1.0):
     }
 
 
-def out_of_bag(num_rows, num_members, is_noisy):
+def out_of_bag(num_rows, num_members, is_noisy, seed):
     """(n, N) bools: which members never learn a row of the pool, drawn once for all; of fewer than four, none."""
-    order = np.random.default_rng(0).random((num_rows, num_members)).argsort(axis=1)
+    order = np.random.default_rng(seed).random((num_rows, num_members)).argsort(axis=1)
     return order < (num_members // LEFT_OUT if is_noisy else 0)
 
 

@@ -124,7 +124,7 @@ class Search:
         return expected
 
     def _left_out(self, num_rows):
-        return out_of_bag(num_rows, self.ensemble.num_members, self.noise > 0)
+        return out_of_bag(num_rows, self.ensemble.num_members, self.noise > 0, self.ensemble.seed)
 
     def consensus(self, pool):
         """(D,) and a number: the middle of where all members together expect the most, and how much. It changes them.
