@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_multiweight.surrogate import Categorical, Integer, SurrogateOptimizer, search
+from keras_multiweight.surrogate.members import out_of_bag
 from keras_multiweight.surrogate.regions import WIDEST, Niches, Region
 
 CENTRE = np.array([0.3, -0.4, 1.1])
@@ -342,6 +343,34 @@ def test_members_say_what_matters_little_where_there_is_noise(noise, monkeypatch
     optimizer.ask(1)
     shape = np.broadcast_to(optimizer._search.niches.regions[0].shape, 3)
     assert shape[0] < shape[1:].min() if noise else (shape == 1).all()
+
+
+def test_out_of_bag_rows_stay_so_as_rows_are_added():
+    left_out = out_of_bag(400, 8, is_noisy=True, seed=0)
+    assert (left_out.sum(axis=1) == 2).all()
+    np.testing.assert_allclose(left_out.mean(axis=0), 0.25, atol=0.1)  # no member is spared
+    np.testing.assert_array_equal(out_of_bag(90, 8, is_noisy=True, seed=0), left_out[:90])
+    assert not out_of_bag(400, 8, is_noisy=False, seed=0).any() and not out_of_bag(400, 3, is_noisy=True, seed=0).any()
+
+
+@pytest.mark.parametrize("num_members, share", [(4, 0.25), (3, 0.0)])
+def test_noisy_points_are_judged_by_the_members_that_never_learned_them(num_members, share, monkeypatch):
+    optimizer, learned = make(num_members=num_members, n_init=20, noise=0.1), []
+    train = optimizer._search.ensemble.train
+    monkeypatch.setattr(optimizer._search.ensemble, "train", lambda *data: [learned.append(data[2] > 0), train(*data)])
+    for _ in range(2):
+        x = optimizer.ask(20)
+        optimizer.tell(x, bowl(x))
+    optimizer.ask(1)
+    found, pool, frame = optimizer._search, optimizer.pool, optimizer._search.frames[0]
+    left_out = out_of_bag(40, num_members, is_noisy=True, seed=0)
+    assert left_out.mean() == share and len(learned) == 3
+    for weights in learned[1:]:  # both trainings of the last ask
+        assert weights.sum() == 40 * num_members * (1 - share)
+    np.testing.assert_array_equal(learned[-1][:40], ~left_out[frame.rows])
+    judges = left_out if share else ~left_out
+    expected = (found.answers([frame] * 2, pool.unit, pool.heights) * judges).sum(axis=1) / judges.sum(axis=1)
+    np.testing.assert_allclose(found.expected(pool), expected, rtol=1e-5)
 
 
 def test_ascent_is_as_long_as_the_model_can_be_trusted(optimizer, monkeypatch):

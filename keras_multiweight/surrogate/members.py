@@ -10,6 +10,7 @@ BLOCKS = (0, 2, 4)  # coordinates that a hidden unit sees; 0 for all
 GLOBAL_SHARE = 0.125
 FEW_DIMS = 8  # in fewer some hundred points show the function as it is: members learn them well, and early
 STEEPNESS = 2.0  # how much wider the first weights are there: a region has bends that a flat start learns late
+LEFT_OUT = 4  # every so many-th member never learns a row of a noisy function: others for every row
 OTHERS = 3  # every so many-th local member is not the leading region's
 
 
@@ -30,6 +31,12 @@ def diversity(num_members, is_noisy=False, steepness=1.0):
         "widths": np.array([WIDTHS[i % len(WIDTHS)] for i in range(num_members)]),
         "sparsity": np.array([SPARSITY[i % len(SPARSITY)] for i in range(num_members)]),
     }
+
+
+def out_of_bag(num_rows, num_members, is_noisy, seed):
+    """(n, N) bools: which members never learn a row of the pool, drawn once for all; of fewer than four, none."""
+    order = np.random.default_rng(seed).random((num_rows, num_members)).argsort(axis=1)
+    return order < (num_members // LEFT_OUT if is_noisy else 0)
 
 
 def groups(num_members, num_regions, alone=None, leader=0):

@@ -5,7 +5,7 @@ import numpy as np
 from keras_multiweight.surrogate import survey
 from keras_multiweight.surrogate.acquisitions import ACQUISITIONS
 from keras_multiweight.surrogate.frames import box_of, denormalised, normalised, whole_cube
-from keras_multiweight.surrogate.members import groups, is_plain
+from keras_multiweight.surrogate.members import groups, is_plain, out_of_bag
 from keras_multiweight.surrogate.pool import BETWEEN, WHOLE
 from keras_multiweight.surrogate.regions import LARGEST, Niches, Region
 
@@ -109,15 +109,22 @@ class Search:
             self.trust = 0.7 * self.trust + 0.3 * max(correlation, 0.0)
 
     def expected(self, pool):
-        """(n,): what the group that knows a point best expects there."""
+        """(n,): what the group that knows a point best expects there, by the members that did not learn it, if any.
+
+        The others have learned some of its noise by heart, and a lucky draw would look like a top.
+        """
         heights, known = pool.heights, pool.heights[: self.seen]
         expected, done = heights.copy(), np.zeros(len(heights), bool)
+        left_out = self._left_out(len(heights))
         for frame, members in zip(self.frames, self.groups):
             rows = np.flatnonzero(~done) if frame.is_cube else frame.rows[: self.window][~done[frame.rows[: self.window]]]
             if len(rows) and len(members):
                 answers = self.answers([frame] * len(self.groups), pool.unit[rows], known)[:, members]
-                expected[rows], done[rows] = answers.mean(axis=1), True
+                expected[rows], done[rows] = _mean_of(answers, left_out[rows][:, members]), True
         return expected
+
+    def _left_out(self, num_rows):
+        return out_of_bag(num_rows, self.ensemble.num_members, self.noise > 0, self.ensemble.seed)
 
     def consensus(self, pool):
         """(D,) and a number: the middle of where all members together expect the most, and how much. It changes them.
@@ -196,6 +203,7 @@ class Search:
         """The data of each member: rows `(W, N, D)`, targets and weights `(W, N)`, zero beyond what there is."""
         shape = (self.window, self.ensemble.num_members)
         x, y, weights = np.zeros((*shape, unit.shape[1])), np.zeros(shape), np.zeros(shape)
+        left_out = self._left_out(len(unit))
         for frame, members in zip(self.frames, self.groups):
             targets = np.zeros(len(heights))
             scaled = frame.rows[: _scale_rows(frame, self.window)]
@@ -204,6 +212,7 @@ class Search:
                 rows = frame.window(heights, self.window, self.rng)
                 x[: len(rows), i], y[: len(rows), i] = frame.to_own(unit[rows]), targets[rows]
                 weights[: len(rows), i] = np.sqrt(self.rng.exponential(size=len(rows)))  # a gentle bootstrap
+                weights[: len(rows), i] *= ~left_out[rows, i]
         return x, y, weights
 
     # ---- proposing ----
@@ -356,6 +365,11 @@ class Search:
 def _scale_rows(frame, window):
     """How many of a frame's rows set the scale of its targets: a region's window, or all that is known."""
     return len(frame.rows) if frame.is_cube else window
+
+
+def _mean_of(answers, counts):
+    """(n,): the means of rows `(n, M)` over those that count, and over all where none does."""
+    return np.average(answers, axis=1, weights=counts | ~counts.any(axis=1, keepdims=True))
 
 
 def _first_apart(points, order, taken, gap):
