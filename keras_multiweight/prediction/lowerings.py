@@ -397,12 +397,15 @@ _WAYS = {  # by whether to compile
 
 _ALONE = Dealt(512, 2**13, chunk=2**15, product=5 * 2**20, all=2**20, large=2**23)  # one member after another
 
+_CONV_ON_JAX = Cached(2**21, 2**20, 1, 16, batch=2**19, few=4, dealt=Dealt(128, 2**16))
+
 _CACHED = (  # what the names of a model's layers contain, and by backend what stays in the caches: the first counts
+    (("Depthwise", "Separable"), {"jax": _CONV_ON_JAX._replace(fused=256)}),
     (
         ("Conv",),
         {
             "tensorflow": Cached(2**19, 2**18, 1, 1, copies=0),
-            "jax": Cached(2**21, 2**20, 1, 16, batch=2**19, few=4, dealt=Dealt(128, 2**16)),
+            "jax": _CONV_ON_JAX,
             "torch": Cached(2**20, 2**19, 2, 16),
         },
     ),
