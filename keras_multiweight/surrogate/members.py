@@ -35,8 +35,10 @@ def diversity(num_members, is_noisy=False, steepness=1.0):
 
 def out_of_bag(num_rows, num_members, is_noisy, seed):
     """(n, N) bools: which members never learn a row of the pool, drawn once for all; of fewer than four, none."""
+    if not is_noisy:
+        return np.zeros((num_rows, num_members), bool)
     order = np.random.default_rng(seed).random((num_rows, num_members)).argsort(axis=1)
-    return order < (num_members // LEFT_OUT if is_noisy else 0)
+    return order < num_members // LEFT_OUT
 
 
 def groups(num_members, num_regions, alone=None, leader=0):
