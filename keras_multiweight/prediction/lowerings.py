@@ -264,8 +264,8 @@ def _jax(call, arrays):
 
     sync = _syncing(call.model)
     sync()
-    pure, rows = PureCall(call), len(arrays[0])
-    jit = _jit_fused() if on_cpu() and rows <= cached(call.model).fused else jax.jit
+    pure, rows, caches = PureCall(call), len(arrays[0]), cached(call.model)
+    jit = _jit_fused() if caches and rows <= caches.fused else jax.jit
     function = jit(pure)
     is_steady = call.is_steady and on_cpu() and SteadyCall.pays(pure, rows)
     steady = SteadyCall(pure, jit) if is_steady else None

@@ -17,7 +17,7 @@ class SteadyCall:
 
     Args:
         pure: A `PureCall`.
-        jit: `jax.jit`.
+        jit: `jax.jit`, or that with options.
 
     Attributes:
         function: From a list of arrays to the outputs and updates of the call.
